@@ -52,6 +52,10 @@ def test_no_function_or_class_is_named_by_a_preposition_alone():
     assert [(path, name) for path, name in found(DEFINITION) if name.strip("_") in EMPTY_NAMES] == []
 
 
+def test_names_of_functions_and_classes_begin_with_what_they_are():
+    assert [(path, name) for path, name in found(DEFINITION) if name.strip("_").startswith("of_")] == []
+
+
 def test_no_text_has_a_phrase_that_a_reader_has_to_decode():
     lines = [
         (path.relative_to(ROOT).as_posix(), number, match[0])

@@ -27,7 +27,7 @@ from app.forms.typed_form import TypedForm
 from app.http.bodies import parse_json
 from app.tools import tool_of
 from calculator.common.errors import refusal
-from calculator.methods import USUAL_METHODS
+from calculator.methods import METHODS, USUAL_METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -113,6 +113,14 @@ class Form(TypedForm):
         """Return the typed text of a declared field, or its default if it is empty."""
         return self.typed[name].strip() or FIELDS[name].default_text
 
+    @property
+    def in_words(self) -> str:
+        """The run in a line, without its GPU."""
+        method = METHODS[self.method].facts.label if self.method in METHODS else self.method
+        model = self.typed["model"] or "the model of a config.json"
+        batch, tokens = (_grouped(self.shown(name)) for name in ("micro_batch_size", "sequence_length"))
+        return f"{method} on {model}, micro-batch {batch}, {tokens} tokens"
+
     def changed(self, **changes: str) -> Form:
         """Return the form with other text in some fields."""
         return replace(self, typed={**self.typed, **changes})
@@ -146,6 +154,11 @@ class Form(TypedForm):
             **_named("stack", non_default(STACK, self.typed)),
             **non_default(CHOICES, self.typed),
         }
+
+
+def _grouped(typed: str) -> str:
+    """Return a typed number with separators of thousands; other text as it is."""
+    return f"{int(typed):,}" if typed.isdecimal() else typed
 
 
 def _named(name: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What requests need to be certain to fit into free blocks (see `certain`).
+"""The conditions under which requests are certain to fit into free blocks (see `certain`).
 
 One number is enough if a free block is as large. It is computed for every gap at once. The exact condition is only
 computed for the gaps for which no free block is.
@@ -64,7 +64,7 @@ class Need:
         return False
 
     @classmethod
-    def of_sizes(cls, sizes: Sequence[int]) -> Need:
+    def from_sizes(cls, sizes: Sequence[int]) -> Need:
         """Return the need of requests of which none is freed before the last.
 
         Each is placed at the start of a free block. So what is left of a free block is one part at its end. If no part

@@ -131,7 +131,7 @@ class TemporaryPart(ListedPart):
         super().__init__([*allocated, *(~row for row in allocated)], rows)
         #: The sizes of small rows, and of large rows. All are on the first stream.
         self._requests = [[rows.sizes[row] for row in allocated if rows.keys[row] == large] for large in (0, 1)]
-        self._needs = [*map(Need.of_sizes, self._requests)]
+        self._needs = [*map(Need.from_sizes, self._requests)]
 
     def play(self, number: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
         """Play the events of a pool if they may not fit."""

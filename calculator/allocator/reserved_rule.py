@@ -29,7 +29,7 @@ from calculator.engine.counts_by_size import peak_counts
 from calculator.resident.per_parameter import sizes
 from calculator.sharding.fsdp.units import units_of
 from calculator.training_step import first_layer_bound, reference_counts, skipped_passes
-from calculator.training_step.reference_counts import most
+from calculator.training_step.reference_counts import maximum
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -48,54 +48,54 @@ if TYPE_CHECKING:
 SOURCE = "c10/cuda/CUDACachingAllocator.cpp of PyTorch"
 
 
-def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
+def estimate_reserved(step: TrainingStep, workspaces: Iterable[int]) -> int:
     """Return the rule's estimate of `torch.cuda.max_memory_reserved`, in bytes."""
     workspaces = tuple(workspaces)
     if step.flat is not None:
-        return _of_rank(step, step.flat, workspaces)
+        return _flat_zero_bytes(step, step.flat, workspaces)
     if step.partitioned is not None:
-        return _of_partitions(step, step.partitioned, workspaces)
+        return _zero3_bytes(step, step.partitioned, workspaces)
     resident = step.resident
     accumulated = resident.prepared.training.gradient_accumulation_steps > 1 and step.earlier is None
     steps = _in_steps(step)
     largest = max(steps)
     left = _left_by_layers(step) + total_bytes(resident.kept_gradients)
     again = segment_bytes(largest) if left >= largest else 0
-    of_step = _of_kept(resident, workspaces, gradients=accumulated) + in_segments(steps) + again
+    of_step = _kept_bytes(resident, workspaces, gradients=accumulated) + in_segments(steps) + again
     if resident.prepared.device.sharding == "fsdp" and resident.prepared.method.facts.quantizes_base:
-        of_step = max(of_step, _of_loaded_whole(resident))
+        of_step = max(of_step, _loaded_4bit_bytes(resident))
     if replaced := sizes(resident.while_fetching):
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(replaced))
     if accumulated and (broadcast := resident.broadcast):
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(sizes(broadcast)))
-    return max(of_step, of_generation(step, workspaces, of_step)) if step.generates else of_step
+    return max(of_step, generation_bytes(step, workspaces, of_step)) if step.generates else of_step
 
 
-def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> int:
+def _kept_bytes(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> int:
     """Return the bytes of the segments for loaded tensors and for tensors that stay on the device.
 
     All but the tensors of the loop are the same for every batch and length.
     """
-    if not resident.of_loop:
+    if not resident.loop_tensors:
         others, small = _without_loop(resident, workspaces, gradients=gradients)
         return others + whole_segments(small)
     key = ("kept", workspaces, gradients)
     found: dict[Hashable, int] = resident.known_of_run
     if key not in found:
-        of_loop = sizes(resident.of_loop)
-        if max(of_loop) > SMALL_REQUEST:
-            kept = Counter(of_loop)
+        loop_tensors = sizes(resident.loop_tensors)
+        if max(loop_tensors) > SMALL_REQUEST:
+            kept = Counter(loop_tensors)
             kept.update(_sizes_of_kept(resident, workspaces, gradients=gradients))
             found[key] = whole_segments(resident.loaded_bytes) + in_segments(kept)
         else:
             others, small = _without_loop(resident, workspaces, gradients=gradients)
-            small += sum([size * count for size, count in of_loop.items()])
+            small += sum([size * count for size, count in loop_tensors.items()])
             found[key] = others + whole_segments(small)
     return found[key]
 
 
 def _without_loop(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> tuple[int, int]:
-    """Return the same without the tensors of the loop, but the bytes of small blocks instead of their segments."""
+    """Return the bytes of `_kept_bytes` without the loop's tensors: those of large segments, and of small blocks."""
     key = ("kept without the loop", workspaces, gradients)
     found: dict[Hashable, tuple[int, int]] = resident.known
     if key not in found:
@@ -112,7 +112,7 @@ def _sizes_of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, grad
     return kept
 
 
-def _of_loaded_whole(resident: ResidentState) -> int:
+def _loaded_4bit_bytes(resident: ResidentState) -> int:
     """Return the rule's estimate for a 4-bit model, which is whole on the GPU until FSDP2 has sharded all of it.
 
     The blocks that it leaves cached belong to the first stream. So no output of an all-gather can use them.
@@ -123,11 +123,11 @@ def _of_loaded_whole(resident: ResidentState) -> int:
     return whole_segments(loaded) + gathered
 
 
-def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0) -> int:
+def generation_bytes(step: TrainingStep, workspaces: Iterable[int], least: int = 0) -> int:
     """Return the rule's estimate while a trainer generates, in bytes.
 
-    It counts what the run keeps, and the blocks of the passes or of the gather before them. If it is at most `least`,
-    what is returned may be less.
+    It counts the tensors that the run keeps, and the blocks of the passes or of the gather before them. An estimate of
+    at most `least` may be too low, because the caller takes the maximum of both.
     """
     kept = _kept_in_generation(step, workspaces)
     passes, bound = in_segments(sizes(step.before_generation)), step.generation_bound
@@ -160,17 +160,17 @@ def _is_within(bound: RolloutBound, size: int) -> bool:
 
 
 def _room(allocated: int, size: int) -> int:
-    """Return a number of sizes of which blocks with some bytes are certain to fit in some bytes of segments.
+    """Return how many different sizes blocks may have so that they certainly fit in segments.
 
-    The shares of `_fits_by_bytes` hold.
+    `allocated` are the bytes of the blocks, and `size` those of the segments. See `_fits_by_bytes` for the proof.
     """
     return (size - 3 * allocated // 2) // LARGE_SEGMENT - 1
 
 
 def _most_in_segments(blocks: Iterable[tuple[int, int]]) -> int:
-    """Return no fewer bytes than segments have with blocks of at most these sizes, each in some number.
+    """Return an upper bound on the bytes of the segments for blocks, given as sizes and numbers of blocks.
 
-    The shares of `_fits_by_bytes` hold. A block of 12.5 MiB counts with no fewer bytes than any smaller one.
+    See `_fits_by_bytes` for the proof. The bound for a block of 12.5 MiB is not below that for a smaller block.
     """
     total = small = 0
     for size, count in blocks:
@@ -210,23 +210,23 @@ def _kept_in_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
 def between_steps(resident: ResidentState, workspaces: Iterable[int]) -> int:
     """Return the rule's estimate for what a run keeps from step to step, without cached blocks, in bytes."""
     if resident.flat is None:
-        return _of_kept(resident, tuple(workspaces), gradients=False)
-    kept = _kept_by_rank((*resident.flat.divided, *resident.of_loop), workspaces)
+        return _kept_bytes(resident, tuple(workspaces), gradients=False)
+    kept = _kept_by_rank((*resident.flat.divided, *resident.loop_tensors), workspaces)
     return whole_segments(_frozen_bytes(resident)) + in_segments(kept)
 
 
-def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:
-    """Return the rule's estimate for the fullest rank under ZeRO, in bytes.
+def _flat_zero_bytes(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:
+    """Return the rule's estimate for the rank with the highest peak under ZeRO, in bytes.
 
     It counts what the rank keeps, and the blocks of its reductions and of its update.
     """
     kept = _kept_by_rank(flat.resident_tensors, workspaces)
-    kept.update(Counter(sizes(flat.in_backward)) | Counter(sizes(flat.fullest.step)))
+    kept.update(Counter(sizes(flat.in_backward)) | Counter(sizes(flat.peak_rank.step)))
     loaded = sum(tensor.bytes for tensor in step.resident.tensors)
     flattened = whole_segments(loaded) + in_segments(sizes(flat.flat_weights))
     of_step = whole_segments(_frozen_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
     of_step = max(flattened, of_step)
-    return max(of_step, of_generation(step, workspaces, of_step) if step.generates else 0)
+    return max(of_step, generation_bytes(step, workspaces, of_step) if step.generates else 0)
 
 
 def _frozen_bytes(resident: ResidentState) -> int:
@@ -243,7 +243,7 @@ def _kept_by_rank(tensors: Iterable[ResidentTensors], workspaces: Iterable[int])
     return kept
 
 
-def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces: Iterable[int]) -> int:
+def _zero3_bytes(step: TrainingStep, partitioned: PartitionedPeaks, workspaces: Iterable[int]) -> int:
     """Return the rule's estimate under ZeRO-3, in bytes.
 
     It counts what a rank keeps, the most that it gathers and reduces, and the blocks of its update.
@@ -251,14 +251,14 @@ def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces
     kept = _kept_by_rank(partitioned.resident_tensors, workspaces)
     kept.update(sizes(partitioned.blocks))
     of_step = whole_segments(_buffer_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
-    return max(of_step, of_generation(step, workspaces, of_step) if step.generates else 0)
+    return max(of_step, generation_bytes(step, workspaces, of_step) if step.generates else 0)
 
 
 def _buffer_bytes(resident: ResidentState) -> int:
     return sum(tensor.bytes for tensor in resident.tensors if not tensor.parameters)
 
 
-def of_passes(state: Iterable[ResidentTensor], passes: Iterable[Recording], workspace: int) -> int:
+def inference_bytes(state: Iterable[ResidentTensor], passes: Iterable[Recording], workspace: int) -> int:
     """Return the rule's estimate for inference, in bytes.
 
     It counts the resident tensors and the blocks of the pass that needs the most.
@@ -318,12 +318,12 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
     interpreted with them. If a first layer with too many live tensors could need fewer, its own events are used.
     """
     counts = _peak_counts(step)
-    leaves_out_passes = step.run.left_out is not None or step.first is not None
-    references = reference_counts.bounds(step, counts) if leaves_out_passes else {}
+    skips_passes = step.run.skipped is not None or step.first is not None
+    references = reference_counts.bounds(step, counts) if skips_passes else {}
     found = _determined(step, counts, references)
     if found is None and references:
         exact = reference_counts.counts(step)
-        found = _determined(step, most(counts, exact), {}, exact)
+        found = _determined(step, maximum(counts, exact), {}, exact)
     return _peak_counts(step.with_every_pass) if found is None else found
 
 
@@ -336,9 +336,9 @@ def _determined(
     """
     copies, bounds = step.run.copies, _bounds(step, counts)
     if references:
-        bounds = most(bounds, references)
+        bounds = maximum(bounds, references)
     if copies.bounds_first:
-        least = most(_peak_counts(step, first_layer_bound.least_counts(copies)), exact or {})
+        least = maximum(_peak_counts(step, first_layer_bound.least_counts(copies)), exact or {})
         higher = {size: count for size, count in (counts | bounds).items() if count != least.get(size)}
         return None if _needs_more(least, higher) else counts
     if step.recording.first is not None:
@@ -365,8 +365,8 @@ def _needs_more(counts: Mapping[int, int], bounds: Mapping[int, int]) -> bool:
 
 def _bounds(step: TrainingStep, counts: dict[int, int]) -> dict[int, int]:
     """Return bounds on the counts of some sizes in passes that are not interpreted."""
-    found = {} if step.run.left_out is None else skipped_passes.bounds(step.recording, counts)
-    return found if step.first is None else most(found, skipped_passes.bounds(step.first.recording, counts))
+    found = {} if step.run.skipped is None else skipped_passes.bounds(step.recording, counts)
+    return found if step.first is None else maximum(found, skipped_passes.bounds(step.first.recording, counts))
 
 
 def _peak_counts(step: TrainingStep, changes: Iterable[CountChange] = ()) -> dict[int, int]:
@@ -382,4 +382,4 @@ def _peak_counts(step: TrainingStep, changes: Iterable[CountChange] = ()) -> dic
     counts = peak_counts(step.recording, temporaries, extra)
     if step.first is None:
         return counts
-    return most(counts, peak_counts(step.first.recording))
+    return maximum(counts, peak_counts(step.first.recording))

@@ -133,10 +133,10 @@ def _kernels_of(name: str | None, kind: DeviceType, stack: StackVersions, *, fla
         cuda=kind == "cuda",
         norms_of_chunks=kind == "cuda" and torch < _NORMS_WITHOUT_CHUNKS,
     )
-    return replace(kernels, **_of_cuda(card, torch)) if kind == "cuda" else kernels
+    return replace(kernels, **_cuda_fields(card, torch)) if kind == "cuda" else kernels
 
 
-def _of_cuda(card: GPU | None, torch: Release) -> dict[str, Any]:
+def _cuda_fields(card: GPU | None, torch: Release) -> dict[str, Any]:
     """Return the fields of kernels that only figures on CUDA depend on.
 
     Before 2.7, PyTorch has no fused kernel for compute capability 10.0 and above. Source: sdp_utils.cpp,

@@ -17,7 +17,7 @@ from calculator.diagnosis.phase_matches import phase_matches
 from calculator.diagnosis.snapshot_match import SnapshotMatch, match_snapshot
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import reserved_by
-from calculator.estimation.sample_lengths import of_one_length
+from calculator.estimation.sample_lengths import with_one_length
 from calculator.run.request import RunRequest
 from calculator.trainers import trainer_of
 from calculator.training_step.unrolled import unrolled
@@ -178,7 +178,7 @@ def replayable(request: Request) -> Request:
     if request.accounting == "textbook":
         message = "textbook accounting has no allocations in order: leave accounting out, or set it to exact"
         raise refusal("accounting", message, request.accounting)
-    request = replace(of_one_length(request), reserved="replay")
+    request = replace(with_one_length(request), reserved="replay")
     if reserved_by("replay", request.device, request.training) == "rule":
         raise _not_replayed(request)
     return request

@@ -191,7 +191,7 @@ class RepeatedCheckpoint(Checkpoint):
             free - ahead for free in range(-first - 1, -first - rows - 1, -1) if free not in freed and free not in kept
         ]
         tape.scope, tape.component = scope, component
-        storages = {~free: Storage.of_row(ahead + ~free, tape.events) for free in kept}
+        storages = {~free: Storage.from_row(ahead + ~free, tape.events) for free in kept}
         saved = [
             Tensor(tape, storages[place] if isinstance(place, int) else place, shape, dtype, None)
             for place, shape, dtype in self._places

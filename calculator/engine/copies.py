@@ -134,7 +134,7 @@ class Copies:
         self.is_regular = first is None or first.is_regular(self)
         #: Peak counts by the sizes that are equal and the additional changes.
         self.counts: dict[tuple[EqualSizes, tuple[CountChange, ...]], Counts] = {}
-        #: For each pass that is left out, how many more storages are alive before it than before the trained
+        #: For each skipped pass, how many more storages are alive before it than before the trained
         #: pass, by size. None until they are counted.
         self.skipped: list[list[tuple[int, int]]] | None = None
         #: The blocks of passes that generate, if there is a bound on them. None until they are counted.
@@ -256,14 +256,14 @@ class Copies:
             before = lifetimes.allocated(window.before, window.start)
             rows = lifetimes.freed(before, window.end, self._backward_start()) if before else freed
             rows = [row for row in rows if row != self.hidden_states_row]
-            rows += self._of_new_kinds(freed, before) if before else []
+            rows += self._with_new_kinds(freed, before) if before else []
         for row in sorted(rows, key=lifetimes.ends.__getitem__):
             kind = self.kinds.of_row[row]
             if left.get(kind, 0) > 0:
                 left[kind] -= 1
                 yield lifetimes.ends[row] + 1, window.copies, kind
 
-    def _of_new_kinds(self, freed: list[int], before: range) -> list[int]:
+    def _with_new_kinds(self, freed: list[int], before: range) -> list[int]:
         """Return the rows whose kind does not occur in the period before.
 
         The input of that period has another dtype.

@@ -76,11 +76,11 @@ class LiveTensors:
         """Return the live bytes by component. No row is built."""
         totals = dict.fromkeys(COMPONENTS, 0)
         totals.update(self.group.by_component)
-        for component, size in self.of_step().items():
+        for component, size in self.step_components().items():
             totals[component] += size
         return totals
 
-    def of_step(self) -> dict[ComponentName, int]:
+    def step_components(self) -> dict[ComponentName, int]:
         """Return the live bytes of the step's own storages by component."""
         totals: defaultdict[ComponentName, int] = defaultdict(int)
         if self.storages is not None:

@@ -66,7 +66,7 @@ class _Pass(NamedTuple):
         own, earlier = bisect_left(ordered, -row), bisect_left(ordered, 0)
         return own == earlier and min(rows, default=row) >= row and len(ordered) - 2 * own == len(rows)
 
-    def of_sizes(self, sizes: Container[int]) -> _Pass:
+    def only_sizes(self, sizes: Container[int]) -> _Pass:
         """Return the pass with its outputs and the rows of some sizes in bytes alone, without marks."""
         first = self.start[0]
         outputs = {output.row for output in self.outputs}
@@ -84,7 +84,7 @@ class _Pass(NamedTuple):
             ],
         )
 
-    def on(self, tape: Tape, name: str) -> Outputs:
+    def record(self, tape: Tape, name: str) -> Outputs:
         """Record the pass again on a tape, under another name."""
         row, at = len(tape.rows) - self.start[0], len(tape.events) - self.start[1]
         names, shapes, dtypes, components, sizes = zip(*self.rows, strict=True)
@@ -95,7 +95,7 @@ class _Pass(NamedTuple):
         tape.marks += [(at + place, name + label) for place, label in self.marks]
         tape.marked_rows.update((name + label, row + number) for label, number in self.marked_rows)
         numbers = {output.row for output in self.outputs if output.row is not None}
-        storages = {number: Storage.of_row(row + number, tape.events) for number in numbers}
+        storages = {number: Storage.from_row(row + number, tape.events) for number in numbers}
         tape.events += [event + row if event >= 0 else event - row for event in self.events]
         tape.component = self.component or tape.component
         tensors = []
@@ -143,8 +143,8 @@ class RecordedPasses:
         if known is not None and known.is_closed:
             more = None if lists_all else self._more_alive(own, tape)
             if more is not None:
-                return known.of_sizes(more).on(tape, name), None
-            outputs = known.on(tape, name)
+                return known.only_sizes(more).record(tape, name), None
+            outputs = known.record(tape, name)
             self._places[own] = _place(tape, outputs)
             return outputs, known.layers
         start, loops = (len(tape.rows), len(tape.events), len(tape.marks)), len(tape.loops)

@@ -273,7 +273,7 @@ class Storage:
     events: list[int]
 
     @classmethod
-    def of_row(cls, row: int, events: list[int]) -> Storage:
+    def from_row(cls, row: int, events: list[int]) -> Storage:
         """Return the storage of a row whose allocation is already recorded."""
         storage = cls()
         storage.row, storage.events = row, events

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.methods import Method
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.training_step.by_sizes import BySizes
+    from calculator.training_step.size_cache import SizeCache
 
 
 class CheckedTrace:
@@ -70,7 +70,7 @@ def _remarks(request: Request, model: Model) -> Remarks:
 def checked_by_sizes(
     request: Request,
     model: Model,
-    cache: BySizes[Callable[[], Remarks]],
+    cache: SizeCache[Callable[[], Remarks]],
     prepared: Callable[[], PreparedModel] | None = None,
 ) -> Callable[[], Remarks]:
     """Check a request, and return the remarks on it, which are written when they are first read.
@@ -84,7 +84,7 @@ def checked_by_sizes(
         return checked(request, model)
     plain, traced = partial(checked, request, model, prepared), partial(CheckedTrace, request, model)
     try:
-        found = cache.of_settings(request.training, request.method, plain, traced)
+        found = cache.for_settings(request.training, request.method, plain, traced)
     except PlanError:
         # The request is checked again below, because the sizes in this refusal may be symbolic.
         found = None

@@ -14,6 +14,7 @@ from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import (
     active_layers,
+    expert_strides,
     image_requests,
     kernel_packages,
     lorafa,
@@ -77,7 +78,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
     method = request.method.for_model(model)
     problems = [
         *of_task,
-        *_of_inputs(request, model),
+        *_input_problems(request, model),
         *trainer_settings.problems(request, model, of_request),
         *positions.problems(request, model),
         *unsupported_configs.problems(model, request.training),
@@ -86,7 +87,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
         *stated_base.problems(request.method, request.model),
         *(stated_base.gpu_problems(request.method, request.device) if request.device.gpu is not None else ()),
         *(_plain_steps(request, method) if method.plain_steps_only else ()),
-        *_of_optimizer(request, model),
+        *_optimizer_problems(request, model),
         *(_coupled(request, model) if forward_of(model).couples_layers(model.config) else ()),
         *(_without_attention(request, model) if has_no_length(model) else ()),
         *(_lists_of_caches(request, model) if request.training.trainer is not None else ()),
@@ -97,7 +98,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
     method.check(model, request.training)
 
 
-def _of_inputs(request: Request, model: Model) -> Iterator[Problem]:
+def _input_problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield problems of images, of a config of the request's own, and of kernels that few requests name."""
     training, config = request.training, request.model.config
     if training.images is not None:
@@ -108,9 +109,10 @@ def _of_inputs(request: Request, model: Model) -> Iterator[Problem]:
         yield from flash_problems(request, model)
     if training.kernels is not None:
         yield from kernel_packages.problems(request, model, training.kernels)
+    yield from expert_strides.problems(request, model)
 
 
-def _of_optimizer(request: Request, model: Model) -> Iterator[Problem]:
+def _optimizer_problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield problems of the optimizer and of when it updates which parameters."""
     training, method = request.training, request.method
     if training.loraplus_lr_ratio is not None:

@@ -1,4 +1,4 @@
-"""What an answer says about flash attention, which allocates otherwise on CUDA than in a trace.
+"""The sentences of an answer about flash attention, which allocates other tensors on CUDA than in a trace.
 
 Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and set_params_splitkv.
 """
@@ -33,7 +33,7 @@ def _copies(step: TrainingStep) -> int:
     return copied * len(step.resident.prepared.model.layers) if largest(step, _STATE) else 0
 
 
-def _of_copies(step: TrainingStep) -> str:
+def _copies_sentence(step: TrainingStep) -> str:
     copied = f"{largest(step, BY_POSITIONS):,} bytes in each layer that keeps it"
     return f"Flash attention's output has the queries' layout: after a partial rotary embedding it is copied, {copied}."
 
@@ -62,13 +62,13 @@ def _bytes_of_splits(shape: Shape, multiprocessors: int) -> int:
     return 0 if count == 1 else count * elements(shape) * ITEMSIZE["float32"]
 
 
-def _of_splits(step: TrainingStep) -> str:
+def _splits_sentence(step: TrainingStep) -> str:
     multiprocessors = multiprocessors_of(card_of(step.resident.prepared.device))
     whose = ", as many as an A100 has" if multiprocessors.assumed else ""
     split = f"Flash attention splits the keys of few queries over {multiprocessors.count:,} multiprocessors{whose}"
     return f"{split}: up to {largest(step, SPLITS):,} bytes until the kernel ends."
 
 
-LAYOUT = CudaDifference(most=_copies, sentence=_of_copies)
+LAYOUT = CudaDifference(most=_copies, sentence=_copies_sentence)
 
-KEYS = CudaDifference(most=_accumulated, sentence=_of_splits)
+KEYS = CudaDifference(most=_accumulated, sentence=_splits_sentence)

@@ -1,12 +1,13 @@
-"""What an answer says about kernels that allocate otherwise on CUDA than in a trace on PyTorch's meta device."""
+"""The sentences of an answer about kernels that allocate other tensors on CUDA than in a trace on the meta device."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from calculator.estimation.cuda_attention import KEYS, LAYOUT
+from calculator.estimation.cuda_experts import EXPERTS
 from calculator.estimation.cuda_softmax import IN_BACKWARD, IN_MATH_KERNEL, MATH_KERNEL, SOFTMAX, runs_math_kernel
-from calculator.estimation.cuda_sums import EMBEDDING, SUMS
+from calculator.estimation.cuda_sums import EMBEDDING, MEANS, POOLING, SUMS
 from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.step import TrainingStep
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.inputs.device import Device
 
 #: Everything that kernels allocate otherwise on CUDA, in the order of the sentences.
-DIFFERENCES: tuple[CudaDifference, ...] = (SOFTMAX, MATH_KERNEL, LAYOUT, KEYS, SUMS, EMBEDDING)
+DIFFERENCES: tuple[CudaDifference, ...] = (SOFTMAX, MATH_KERNEL, LAYOUT, KEYS, SUMS, EMBEDDING, EXPERTS, POOLING, MEANS)
 
 #: The part of a peak below which a difference is not mentioned, and below which one is not that changes no peak.
 _SHARE, _SMALL = 1000, 100
@@ -68,7 +69,7 @@ def _compared(
         yield _ELSEWHERE
 
 
-def of_passes(device: Device, passes: Iterable[Storages]) -> Iterator[str]:
+def passes_remarks(device: Device, passes: Iterable[Storages]) -> Iterator[str]:
     """Yield how the passes of `generate` differ on CUDA, or that the figures count it because device.type is cuda."""
     if device.type == "cuda":
         yield COUNTED
@@ -76,7 +77,7 @@ def of_passes(device: Device, passes: Iterable[Storages]) -> Iterator[str]:
         yield f"{IN_MATH_KERNEL} on CUDA. With device.type cuda, the figures count it."
 
 
-def of_trace(request: Request) -> Iterator[str]:
+def trace_remarks(request: Request) -> Iterator[str]:
     """Yield that a traced step has no tensors of CUDA, and which one it lacks if its attention is eager."""
     if request.device.type == "cuda":
         yield NOT_IN_TRACE

@@ -1,4 +1,4 @@
-"""What an answer says about cuDNN's attention, which PyTorch prefers to flash on some GPUs.
+"""The sentences of an answer about cuDNN's attention, which PyTorch prefers to flash on some GPUs.
 
 The kernel saves and allocates what is in aten/src/ATen/native/cudnn/MHA.cpp of PyTorch. Its workspace has two parts:
 that of cudnn-frontend (include/cudnn_frontend/node/scaled_dot_product_flash_attention.h, get_fe_workspace_size_node)
@@ -69,14 +69,14 @@ def remarks(request: Request, model: Model, prepared: PreparedModel) -> Iterator
     yield _sentence(card, request, model, heads, masked=_is_masked(request, model, heads)) + _WAY_OUT
 
 
-def of_passes(device: Device, stack: StackVersions, *, attention: str, dtype: DType) -> Iterator[str]:
+def passes_remarks(device: Device, stack: StackVersions, *, attention: str, dtype: DType) -> Iterator[str]:
     """Yield that the passes of `generate` may run cuDNN's kernel, if PyTorch prefers it on the device."""
     card = card_of(device)
     if card is not None and prefers_cudnn(card, stack) and attention == "sdpa" and dtype != "float32":
         yield _opening(card, stack, "flash") + _IN_PASSES + _WAY_OUT
 
 
-def of_trace(request: Request) -> Iterator[str]:
+def trace_remarks(request: Request) -> Iterator[str]:
     """Yield that a traced step may run cuDNN's kernel, if PyTorch prefers it on the device."""
     card, training = card_of(request.device), request.training
     half = training.autocast is not None or training.dtype != "float32"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator import catalogue
 from calculator.allocator.alloc_conf import parse_alloc_conf
-from calculator.allocator.reserved_rule import between_steps, of_generation
+from calculator.allocator.reserved_rule import between_steps, generation_bytes
 from calculator.common.budget import check_budget
 from calculator.common.deferred import Deferred
 from calculator.common.errors import refusal
@@ -36,7 +36,7 @@ from calculator.estimation.interval import with_interval
 from calculator.estimation.memory_and_fit import memory_and_fit
 from calculator.estimation.positions import within_positions
 from calculator.estimation.recent_series import RECENT_SERIES
-from calculator.estimation.remarks import of_ranks, of_verdict, without_gradient
+from calculator.estimation.remarks import rank_assumptions, verdict_assumptions, without_gradient
 from calculator.estimation.request import reserved_by
 from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.estimation.series import SeriesCache
@@ -154,8 +154,8 @@ def _joined(
             *assumptions,
             *of_kernel(request, model, step.resident.prepared),
             *of_cuda(request, model, step),
-            *of_verdict(verdict),
-            *of_ranks(step.flat),
+            *verdict_assumptions(verdict),
+            *rank_assumptions(step.flat),
         ),
         (
             *without_gradient(model, step.resident.tensors),
@@ -234,7 +234,7 @@ def device_replay(
     )
     if not step.generates:
         return replay
-    return GeneratingReplay.from_step(replay, partial(of_generation, step, (forward, backward)))
+    return GeneratingReplay.from_step(replay, partial(generation_bytes, step, (forward, backward)))
 
 
 def _emptying(request: Request) -> Training:

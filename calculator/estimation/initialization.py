@@ -59,7 +59,7 @@ def initialization_peak(resident: ResidentState) -> InitialPeak | None:
     """
     kind = _kind(resident.prepared)
     if kind == "eva":
-        return _of_passes(resident)
+        return _eva_peak(resident)
     decompose = OF_WEIGHTS.get(kind) or (OF_SAMPLES[kind][0] if kind in OF_SAMPLES else None)
     if decompose is None:
         return None
@@ -74,7 +74,7 @@ def initialization_peak(resident: ResidentState) -> InitialPeak | None:
         on = Temporaries()
         weight = _weight(module, spec)
         decompose(on, weight)
-        alive = [_row("weights", base), _row("adapters of the modules before", made), *map(_of_tensor, on.peak)]
+        alive = [_row("weights", base), _row("adapters of the modules before", made), *map(_tensor_row, on.peak)]
         moments.append(InitialPeak((*alive, _row(_KEPT.get(kind, ""), kept)), f"get_peft_model: {path}"))
         kept -= OF_SAMPLES[kind][1](weight) if kind in OF_SAMPLES else 0
         made += shared_bytes(weight) if kind == "lora_ga" else 0
@@ -87,7 +87,7 @@ def initialization_peak(resident: ResidentState) -> InitialPeak | None:
     return InitialPeak(rows=_present(found.rows), operation=found.operation)
 
 
-def _of_passes(resident: ResidentState) -> InitialPeak | None:
+def _eva_peak(resident: ResidentState) -> InitialPeak | None:
     """Return the peak of EVA's passes of samples, if they are modeled."""
     adapted = [path for path, _, spec in resident.prepared.modules if _has_update(spec)]
     found = eva_pass(resident.prepared, {path: place for place, path in enumerate(adapted)}) if adapted else None
@@ -98,7 +98,7 @@ def _of_passes(resident: ResidentState) -> InitialPeak | None:
         _row("weights and adapters", sum(tensor.bytes for tensor in resident.whole)),
         _row("singular vectors and values of inputs", found.kept),
     )
-    return InitialPeak(_present((*resident_rows, *map(_of_tensor, found.batch), *alive_rows)), found.operation)
+    return InitialPeak(_present((*resident_rows, *map(_tensor_row, found.batch), *alive_rows)), found.operation)
 
 
 def _base(resident: ResidentState) -> int:
@@ -124,7 +124,7 @@ def _preprocessing_peaks(kind: str, base: int, weights: list[Weight]) -> Iterato
         for weight in weights:
             on = Temporaries()
             corda_eigens(on, weight)
-            alive_rows = (_row("singular values of the modules before", values), *map(_of_tensor, on.peak))
+            alive_rows = (_row("singular values of the modules before", values), *map(_tensor_row, on.peak))
             yield InitialPeak((*before, *alive_rows), "preprocess_corda")
             values += singular_bytes(weight)
         yield InitialPeak((*before, _row(_KEPT[kind], sum(map(cropped_bytes, weights)))), "preprocess_corda")
@@ -206,7 +206,7 @@ def _row(name: str, size: int) -> Row:
     return Row.build(name=name, count=1, bytes=size, shape=None, dtype="", source=SOURCE)
 
 
-def _of_tensor(tensor: Allocated) -> Row:
+def _tensor_row(tensor: Allocated) -> Row:
     name, shape, dtype = tensor
     size = allocated(elements(shape), ITEMSIZE[dtype])
     return Row.build(name=name, count=1, bytes=size, shape=shape, dtype=dtype, source=SOURCE)
@@ -238,7 +238,7 @@ def _ranks_of_eva(prepared: PreparedModel) -> Iterator[str]:
     most = components(max(ranks), rho_of(method.eva_config))
     if most == min(ranks):
         return
-    least, largest = _of_ranks(sizes, most, sum(ranks)), _of_ranks(sizes[::-1], most, sum(ranks))
+    least, largest = _parameters_of_ranks(sizes, most, sum(ranks)), _parameters_of_ranks(sizes[::-1], most, sum(ranks))
     yield (
         f"EVA gives the {len(ranks)} modules ranks from 0 to {most}, {sum(ranks):,} in all, by samples: A and B have"
         f" {least:,} to {largest:,} parameters. Set rho 1 in method.eva_config to keep the ranks, or put those that EVA"
@@ -246,7 +246,7 @@ def _ranks_of_eva(prepared: PreparedModel) -> Iterator[str]:
     )
 
 
-def _of_ranks(sizes: list[int], most: int, budget: int) -> int:
+def _parameters_of_ranks(sizes: list[int], most: int, budget: int) -> int:
     """Return the parameters of the updates if the first modules get as many ranks as possible."""
     total = 0
     for size in sizes:

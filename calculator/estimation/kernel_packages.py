@@ -77,9 +77,9 @@ def problems(request: Request, model: Model, given: tuple[str, ...]) -> Iterator
         message = f"kernel packages are modeled with transformers {DEFAULT_STACK.transformers}: leave kernels out"
         yield Problem(loc="stack.transformers", msg=message, input=request.stack.transformers)
     if "mamba_ssm" in given:
-        yield from _of_scan(request)
-    reasons = [*(_of_rule(model.config) if "fla" in given else ())]
-    reasons += [*(_of_convolution(model) if "causal_conv1d" in given else ())]
+        yield from _scan_problems(request)
+    reasons = [*(_rule_problems(model.config) if "fla" in given else ())]
+    reasons += [*(_convolution_problems(model) if "causal_conv1d" in given else ())]
     for reason in reasons:
         yield Problem(loc="training.kernels", msg=f"{reason}: leave it out", input=list(given))
 
@@ -104,7 +104,7 @@ def _way_out(name: str, packages: tuple[str, ...], wrong: str | None) -> str:
     return f"{reason} for {name}: use {choices}, or leave it out"
 
 
-def _of_scan(request: Request) -> Iterator[Problem]:
+def _scan_problems(request: Request) -> Iterator[Problem]:
     training = request.training
     if training.autocast is not None:
         message = "what mamba_ssm casts under autocast is not modeled: leave autocast or the package out"
@@ -114,13 +114,13 @@ def _of_scan(request: Request) -> Iterator[Problem]:
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
 
 
-def _of_rule(config: Config) -> Iterator[str]:
+def _rule_problems(config: Config) -> Iterator[str]:
     width = config["linear_key_head_dim"]
     if width > _LARGEST_KEY:
         yield f"fla takes keys of at most {_LARGEST_KEY} numbers a head, not {width:,}"
 
 
-def _of_convolution(model: Model) -> Iterator[str]:
+def _convolution_problems(model: Model) -> Iterator[str]:
     convolutions = {
         module.parameters[0].shape
         for layer in set(model.decoder.layers)

@@ -58,13 +58,13 @@ def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
     """Return everything alive at a peak by component, the largest rows first."""
     by_component: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
     for resident_tensor in alive.resident_tensors:
-        by_component[resident_tensor.component] += _of_resident(resident_tensor)
-    for component, row in _of_storages(alive):
+        by_component[resident_tensor.component] += _resident_rows(resident_tensor)
+    for component, row in _storage_rows(alive):
         by_component[component].append(row)
     return {name: tuple(sorted(listed, key=_SIZE, reverse=True)) for name, listed in by_component.items()}
 
 
-def _of_storages(alive: LiveTensors) -> list[tuple[ComponentName, Row]]:
+def _storage_rows(alive: LiveTensors) -> list[tuple[ComponentName, Row]]:
     """Return the rows of the step's own storages, with their components, in the order of allocation."""
     storages = alive.storages
     if storages is None or alive.left is not None:
@@ -119,7 +119,7 @@ def _form(allocation: Allocation, count: int) -> RowForm:
     return RowForm(name, count, shape, dtype, _source(name, component))
 
 
-def _of_resident(resident: ResidentTensors) -> tuple[Row, ...]:
+def _resident_rows(resident: ResidentTensors) -> tuple[Row, ...]:
     """Return the rows of resident tensors.
 
     They are cached with the tensors, because every run with the tensors has them.
@@ -156,12 +156,12 @@ def components(alive: LiveTensors) -> tuple[Component, ...]:
     The rows of a component are created when one is read.
     """
     ledger = Deferred(partial(rows, alive))
-    of_step, of_residents = alive.of_step(), alive.group.by_component
+    of_step, of_residents = alive.step_components(), alive.group.by_component
     found: list[Component] = []
     for name in COMPONENTS:
         size = of_residents.get(name, 0) + of_step.get(name, 0)
         if size and alive.left is None and name not in of_step:
-            found.append(_of_residents(alive.group, name))
+            found.append(_resident_component(alive.group, name))
         elif size:
             listed = Deferred(partial(_rows_of, ledger, name))
             found.append(Component(name=name, bytes=size, source=SOURCES[name], listed=listed))
@@ -172,7 +172,7 @@ def _rows_of(ledger: Callable[[], dict[ComponentName, tuple[Row, ...]]], name: C
     return ledger()[name]
 
 
-def _of_residents(group: TensorGroup, name: ComponentName) -> Component:
+def _resident_component(group: TensorGroup, name: ComponentName) -> Component:
     """Return a component that consists of resident tensors alone.
 
     It is cached with the tensors, because every run with the tensors has it.
@@ -187,5 +187,5 @@ def _of_residents(group: TensorGroup, name: ComponentName) -> Component:
 
 
 def _rows_of_residents(group: tuple[ResidentTensors, ...], name: ComponentName) -> tuple[Row, ...]:
-    listed = [row for resident in group if resident.component == name for row in _of_resident(resident)]
+    listed = [row for resident in group if resident.component == name for row in _resident_rows(resident)]
     return tuple(sorted(listed, key=_SIZE, reverse=True))

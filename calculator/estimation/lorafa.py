@@ -26,7 +26,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         message = f"{method.facts.label} has no A and B: use method lora or qlora, or adamw_torch"
         yield Problem(loc="training.optimizer", msg=message, input="lorafa")
         return
-    yield from _of_method(method.for_model(model))
+    yield from _lora_problems(method.for_model(model))
     if any(m.kind == "embedding" and method.is_target(path, m, model) for path, m in model.paths):
         message = "LoRA-FA does not freeze A of an embedding, which is not modeled: leave embeddings out"
         yield Problem(loc="method.target_modules", msg=message, input=method.target_modules)
@@ -35,7 +35,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         yield Problem(loc="training.optimizer_in_bwd", msg=message, input=True)
 
 
-def _of_method(method: LoRA | QLoRA) -> Iterator[Problem]:
+def _lora_problems(method: LoRA | QLoRA) -> Iterator[Problem]:
     """Yield settings of LoRA under which parameters named lora are not pairs of a frozen A and a trained B."""
     for name, unpaired in (("use_dora", "a magnitude"), ("lora_bias", "a bias of B")):
         if getattr(method, name):

@@ -28,10 +28,10 @@ def parse_settings(body: Any) -> Training:
         name = body.get("trainer") if isinstance(body, dict) else None
         if name is not None and not (isinstance(name, str) and name in TRAINERS):
             raise
-        raise PlanError(*(_of_trainer(problem, name) for problem in error.problems)) from error
+        raise PlanError(*(_with_losses_of_trainer(problem, name) for problem in error.problems)) from error
 
 
-def _of_trainer(problem: Problem, name: Any) -> Problem:
+def _with_losses_of_trainer(problem: Problem, name: Any) -> Problem:
     """Return a problem. If the loss is wrong, its message lists the losses of the trainer."""
     if problem.loc != _LOSS:
         return problem

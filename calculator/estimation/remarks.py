@@ -15,7 +15,7 @@ from calculator.allocator.reserved_assumptions import (
 )
 from calculator.bases import config_json
 from calculator.devices.kernels import kernels_of
-from calculator.estimation import image_requests, kernel_packages, task_sentences, updates_in_backward
+from calculator.estimation import expert_strides, image_requests, kernel_packages, task_sentences, updates_in_backward
 from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import BEFORE, SEEDS
 from calculator.estimation.stated_base import stated
@@ -28,7 +28,7 @@ from calculator.sharding.fsdp import sentences as fsdp
 from calculator.sharding.zero import sentences as zero
 from calculator.stack.changes import OF_ROWS, OF_TRAINERS, older_behavior
 from calculator.stack.sentences import differences, named
-from calculator.stack.torch_releases import of_memory
+from calculator.stack.torch_releases import memory_remarks
 from calculator.stack.trainers import untraced_trainer
 from calculator.stack.verified import untraced
 from calculator.trainers import trainer_of
@@ -114,7 +114,7 @@ def assumptions(request: Request, model: Model, prepared: PreparedModel) -> tupl
         *untraced(request.stack, model.model_type, request.method.name),
         *untraced_trainer(request.stack, request.training.trainer),
         _reserved(request),
-        *of_memory(request.stack, request.device.alloc_conf),
+        *memory_remarks(request.stack, request.device.alloc_conf),
         *_histories(request),
         *(() if trainer.facts.is_interval else (ACCURACY,)),
         *trainer.assumptions(prepared),
@@ -141,6 +141,7 @@ def assumptions(request: Request, model: Model, prepared: PreparedModel) -> tupl
     if "experts" in model.kinds:
         kernels = kernels_of(request.device, request.stack, request.training.kernels)
         lines += [EXPERTS if kernels.grouped_mm else EXPERTS_BY_GROUP, ROWS_OF_EXPERTS]
+        lines += expert_strides.remarks(request, model)
     if not request.length_given and request.task != "image_cls" and not model.reads_audio:
         tokens = request.training.sequence_length
         lines.append(f"No sequence_length is set: the figures are for {tokens:,} tokens.")
@@ -157,16 +158,16 @@ def _reserved(request: Request) -> str:
     return REPLAY if request.reserved == "replay" else RULE
 
 
-def of_verdict(verdict: Fit | None) -> tuple[str, ...]:
+def verdict_assumptions(verdict: Fit | None) -> tuple[str, ...]:
     """Return the assumptions of the verdict."""
     return (verdict.assumption,) if verdict is not None and verdict.assumption else ()
 
 
-def of_ranks(flat: FlatPeaks | None) -> tuple[str, ...]:
+def rank_assumptions(flat: FlatPeaks | None) -> tuple[str, ...]:
     """Return which rank the figures belong to, if ranks differ."""
     if flat is None:
         return ()
-    rank, spread = flat.fullest.number, flat.spread
+    rank, spread = flat.peak_rank.number, flat.spread
     others = (
         f"; the lowest peak of a rank is {spread:,} bytes lower" if spread else ", and those of all ranks are equal"
     )

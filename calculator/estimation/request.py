@@ -156,10 +156,11 @@ class Request:
         return self.model.task.problem_type
 
 
-def parse_request(body: Any, *, catalogued: bool = True) -> Request:
+def parse_request(body: Any, *, catalogued: bool = True, others: tuple[str, ...] = ()) -> Request:
     """Parse an estimate's request from decoded JSON.
 
-    `catalogued`: whether the names of its model and its GPU must be in the catalogues.
+    `catalogued`: whether the names of its model and its GPU must be in the catalogues. `others`: the fields of the body
+    that the caller parses.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
@@ -167,7 +168,8 @@ def parse_request(body: Any, *, catalogued: bool = True) -> Request:
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
     fields = known_fields()
-    problems = [Problem(loc=key, msg=unknown_field(key, fields), input=body[key]) for key in body if key not in fields]
+    known = (*fields, *others)
+    problems = [Problem(loc=key, msg=unknown_field(key, known), input=body[key]) for key in body if key not in known]
 
     def checked(build: Any, *arguments: Any, **options: Any) -> Any:
         try:
@@ -183,7 +185,7 @@ def parse_request(body: Any, *, catalogued: bool = True) -> Request:
     stack = checked(parse_stack, body.get("stack", {}))
     switches = checked(_options, Choices, body, fields[len(OBJECTS) :])
     if switches is not None:
-        problems += _of_classifiers(switches, body)
+        problems += _classifier_problems(switches, body)
     if problems:
         raise PlanError(*problems)
     task = Task(
@@ -211,7 +213,7 @@ def known_fields() -> tuple[str, ...]:
     return (*OBJECTS, *(field.name for field in declared(Choices)))
 
 
-def _of_classifiers(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]:
+def _classifier_problems(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]:
     """Yield settings of a classifier in a request for another task."""
     if choices.num_labels != 2 and choices.task not in ("seq_cls", "token_cls", "image_cls"):
         message = "only classifiers have num_labels: set task seq_cls, token_cls or image_cls, or leave it out"

@@ -162,13 +162,13 @@ def with_longest_batch(request: Request) -> Request:
         return request
     longest = lengths.longest_batch(training)
     if lengths.in_a_row is not None:
-        cut = training.of_row(longest.length, lengths.in_a_row)
+        cut = training.one_row(longest.length, lengths.in_a_row)
     else:
         cut = replace(training, sequence_length=longest.length, padding=longest.padding)
     return replace(request, training=cut, drawn=training)
 
 
-def of_one_length(request: Request) -> Request:
+def with_one_length(request: Request) -> Request:
     """Return the request with only longest micro-batches and a cache that is never emptied."""
     request = with_longest_batch(request)
     training = replace(request.training, sequence_lengths=None, torch_empty_cache_steps=None)

@@ -9,7 +9,7 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.allocator.reserved_rule import by_rule
+from calculator.allocator.reserved_rule import estimate_reserved
 from calculator.common.deferred import Deferred
 from calculator.common.garbage import without_collections
 from calculator.estimation.answer import Phase
@@ -62,5 +62,5 @@ def reserved_by_rule(step: TrainingStep, workspaces: tuple[int, ...]) -> int:
     """Return the rule's estimate of reserved memory, with the workspaces of a GPU."""
     cached: int | None = step.known.get(workspaces)
     if cached is None:
-        cached = step.known[workspaces] = by_rule(step, workspaces)
+        cached = step.known[workspaces] = estimate_reserved(step, workspaces)
     return cached

@@ -51,7 +51,7 @@ def assumptions(model: Model, method: Method, texts: int) -> Iterator[str]:
         named = "an anchor and its positive" if texts == 2 else f"{texts} texts: an anchor, its positive and negatives"
         yield FEATURE_EXTRACTION.format(texts=named)
     if model.reads_audio:
-        yield from _of_audio(model, method)
+        yield from _audio_sentences(model, method)
     elif task.name == "seq_2_seq_lm":
         yield SEQ_2_SEQ
         if model.config.get("decoder_start_token_id", 0) is None:
@@ -60,7 +60,7 @@ def assumptions(model: Model, method: Method, texts: int) -> Iterator[str]:
                 " the script is assumed to set it."
             )
     if task.name == "image_cls":
-        yield from _of_images(model, method)
+        yield from _image_sentences(model, method)
     if not task.trains_head:
         return
     yield f"The model is that of {TASK_MODELS[task.name]}, {_head_and_loss(task)}"
@@ -79,7 +79,7 @@ def assumptions(model: Model, method: Method, texts: int) -> Iterator[str]:
         )
 
 
-def _of_audio(model: Model, method: Method) -> Iterator[str]:
+def _audio_sentences(model: Model, method: Method) -> Iterator[str]:
     """Yield sentences on a batch of audio, and on PEFT without its class for sequence-to-sequence models."""
     yield audio_requests.sentence(model)
     yield "Memory that the convolutions may need in addition to their results is not counted."
@@ -90,7 +90,7 @@ def _of_audio(model: Model, method: Method) -> Iterator[str]:
         )
 
 
-def _of_images(model: Model, method: Method) -> Iterator[str]:
+def _image_sentences(model: Model, method: Method) -> Iterator[str]:
     """Yield sentences on a batch of images, and on the head, which PEFT trains only with `modules_to_save`."""
     yield f"The model is that of {TASK_MODELS['image_cls']}, {_head_and_loss(model.task)}"
     yield image_classification.sentence(model)

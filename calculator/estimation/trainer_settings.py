@@ -65,7 +65,7 @@ def problems(request: Request, model: Model, of_request: Callable[[], PreparedMo
     yield from trainer_of(training).problems(prepared)
     yield from reentrant.problems(prepared)
     facts, sharding = trainer_of(training).facts, request.device.sharding
-    yield from _of_ddp(training)
+    yield from _ddp_options(training)
     yield from _offloading(prepared, facts)
     if facts.on_one_gpu and sharding != "none":
         message = f"{facts.label} is modeled on one GPU only: use none, or the trainer trl-sft"
@@ -108,7 +108,7 @@ def _completion_tokens(request: Request) -> Iterator[Problem]:
         yield Problem(loc="training.completion_tokens", msg=message, input=given)
 
 
-def _of_ddp(training: Training) -> Iterator[Problem]:
+def _ddp_options(training: Training) -> Iterator[Problem]:
     """Yield options of DDP that a trainer does not have."""
     if training.has_bucket_views:
         message = "TrainingArguments has no such option: leave it out"

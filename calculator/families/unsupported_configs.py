@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 def problems(model: Model, training: Training) -> Iterator[Problem]:
     """Yield every reason why the forward pass fails."""
-    yield from _of_config(model)
+    yield from _config_problems(model)
     if model.config.get("kv_lora_rank") is not None:
         yield from _ungrouped(model, training)
 
 
 @per_model
-def _of_config(model: Model) -> tuple[Problem, ...]:
+def _config_problems(model: Model) -> tuple[Problem, ...]:
     """Return the reasons that depend on the config alone."""
     fields = forward_of(model).unsupported_fields(model.config)
     refused = [Problem(loc=f"model.config.{name}", msg=why, input=model.config[name]) for name, why in fields]

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator.alloc_conf import parse_alloc_conf
-from calculator.allocator.reserved_rule import fragmentation, of_passes
+from calculator.allocator.reserved_rule import fragmentation, inference_bytes
 from calculator.common.errors import PlanError, Problem
 from calculator.devices import caveats, cuda_context, fit, library_workspace, workspaces
 from calculator.devices.verdict import card_of
 from calculator.estimation import compatibility, positions, several_gpus
-from calculator.estimation.cuda_remarks import of_passes as of_cuda
+from calculator.estimation.cuda_remarks import passes_remarks as of_cuda
 from calculator.estimation.estimate import model_of, model_summary
 from calculator.estimation.ledger import components
 from calculator.estimation.memory_and_fit import overhead_row
@@ -129,7 +129,7 @@ def _memory(
     if replay is not None:
         reserved = replay.peak_reserved_bytes
     else:
-        reserved = of_passes(highest.resident_tensors, [peak.ran.recording for peak in peaks], workspace)
+        reserved = inference_bytes(highest.resident_tensors, [peak.ran.recording for peak in peaks], workspace)
     slack = fragmentation(reserved, highest.bytes + workspace)
     memory = ServingMemory(
         components=components(highest.alive),

@@ -8,7 +8,7 @@ from calculator.allocator.segments import MIB, OWN_SEGMENT, segment_bytes
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.devices.verdict import EXPANDABLE
-from calculator.estimation.cudnn_attention import of_passes
+from calculator.estimation.cudnn_attention import passes_remarks
 from calculator.estimation.remarks import not_quantized
 from calculator.families import forward_of
 from calculator.layers.cache import pairs_by_layer
@@ -81,7 +81,7 @@ def assumptions(
         sentences.append(FUSED)
     if serving.attention != "eager" and serving.dtype != "float32":
         sentences.append(SPLIT)
-    sentences += of_passes(request.device, request.stack, attention=serving.attention, dtype=serving.dtype)
+    sentences += passes_remarks(request.device, request.stack, attention=serving.attention, dtype=serving.dtype)
     if serving.tasks > 1:
         sentences.append(ONE_TASK)
     if any(layer.kind.attention == "sliding_attention" for layer, _ in model.distinct_layers):

@@ -122,7 +122,7 @@ class Training(TrainingSettings):
         """Return the training with one row for each of the `count` sequences of a sample."""
         return self if count == 1 else _changed(self, type(self), {"micro_batch_size": count * self.micro_batch_size})
 
-    def of_row(self, tokens: int, samples: int) -> "Training":
+    def one_row(self, tokens: int, samples: int) -> "Training":
         """Return the training whose micro-batch is one row with the tokens of some samples."""
         values = {field.name: getattr(self, field.name) for field in fields(Training)}
         sizes = {"micro_batch_size": 1, "sequence_length": tokens, "padding": False}

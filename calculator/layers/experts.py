@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import in_place, indexing
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad, Node
+from calculator.engine.cuda_indexing import sort
 from calculator.engine.module_calls import enter_with, leave, transposed
 from calculator.engine.tape import Tensor
 from calculator.layers.activation import activation
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     Gate = Callable[[Context, Tensor, Shape], Tensor]
     #: Takes rows, matrices, offsets, the number of output features and a name, and returns the rows' products.
     Product = Callable[[Tensor, Tensor, Tensor, int, str], Tensor]
+
+#: The name of the numbers of the experts by which rows are sorted.
+SORTED = "experts, sorted"
 
 
 def ungated(context: Context, up: Tensor, half: Shape) -> Tensor:  # noqa: ARG001  the signature of gates
@@ -78,11 +82,11 @@ def _run(
     half = (count, _other_side(bound.own["down_proj"], hidden_states.shape[1]))
     if context.length == 1:
         return _each_with_its_own(context, (named, first, half), hidden_states, weights, gate)
-    expert_ids_g, perm = tape.new((count,), "int64", "experts, sorted"), tape.new((count,), "int64", "order")
+    expert_ids_g, perm = _sorted(tape, count)
     proj_in = indexing.index(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
     sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
     counts = _counted(tape, bound.module.parameters[0].shape[0], count)
-    unknown = _of_no_expert(context, count)
+    unknown = _mask_without_expert(context, count)
     weight = named[first]
     biases = _biases(named, first, expert_ids_g)
     proj_in = proj_in if unknown is None else in_place.masked_fill_(proj_in, unknown)
@@ -148,6 +152,14 @@ def _own_product(x: Tensor, selected: Tensor | None, weights: Weights, name: str
     return out if biases is None else in_place.add_(out, biases)
 
 
+def _sorted(tape: Tape, count: int) -> tuple[Tensor, Tensor]:
+    """Return the expert of each row, sorted, and the order of the rows."""
+    found = tape.new((count,), "int64", SORTED), tape.new((count,), "int64", "order")
+    if tape.cuda:
+        sort(tape, count)
+    return found
+
+
 def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the experts' numbers as int32, the number of rows of each expert, and where its rows end."""
     return (
@@ -157,7 +169,7 @@ def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor
     )
 
 
-def _of_no_expert(context: Context, count: int) -> Tensor | None:
+def _mask_without_expert(context: Context, count: int) -> Tensor | None:
     """Return the mask of the rows of no expert, which older releases fill with zeros."""
     if "rows_of_no_expert" not in context.older:
         return None

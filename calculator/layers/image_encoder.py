@@ -97,7 +97,7 @@ def clip(context: Context, path: str, pixel_values: Tensor, number: int) -> tupl
     return selected, last, pooled
 
 
-def of_masked_pixels(context: Context, path: str, pixel_values: Tensor) -> Tensor:
+def encode_masked_pixels(context: Context, path: str, pixel_values: Tensor) -> Tensor:
     """Run Idefics3VisionTransformer: (images, channels, height, width) to (images, patches, hidden_size).
 
     The positions are computed for each image. enable_input_require_grads sees the sum of patches and positions.

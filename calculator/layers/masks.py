@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
 
     #: The masks of a layer: of its attention, and of its recurrence.
-    OfLayer = tuple[Tensor | None, Tensor | None]
+    LayerMasks = tuple[Tensor | None, Tensor | None]
 
 
 #: With which older releases make a mask in every pass.
@@ -69,10 +69,10 @@ def by_attention_type(context: Context) -> dict[MixerType, Tensor | None]:
         return of_batch(context)
     if context.images and tower is not None and tower.masks is not None:
         return tower.masks(context)
-    return of_text(context)
+    return text_masks(context)
 
 
-def of_text(context: Context) -> dict[MixerType, Tensor | None]:
+def text_masks(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the masks for a batch without images."""
     types = context.model.attention_types.union(context.forward.masks)
     if "hybrid" in types:
@@ -88,7 +88,7 @@ def of_text(context: Context) -> dict[MixerType, Tensor | None]:
     return made
 
 
-def of_layer(context: Context, mixer: MixerType) -> OfLayer:
+def layer_masks(context: Context, mixer: MixerType) -> LayerMasks:
     """Return the masks that layers of a type receive."""
     if mixer == "hybrid":
         return context.masks["full_attention"], context.masks["linear_attention"]
@@ -206,11 +206,11 @@ def _mask(context: Context, attention: MixerType) -> Tensor | None:
     if context.attention != "sdpa" or not _needed(context, attention):
         return None
     if "masks_in_every_pass" in context.older:
-        return _of_every_pass(context)
+        return _padding_mask(context)
     return _additive(context, attention) if "float_masks" in context.older else _boolean(context, attention)
 
 
-def _of_every_pass(context: Context) -> Tensor:
+def _padding_mask(context: Context) -> Tensor:
     """Return a mask in the model's dtype, which older code creates from a buffer and from the padding, if any."""
     tape, length, width = context.tape, context.length, context.past + context.length
     batch = context.batch if context.training.passes_mask else 1

@@ -219,13 +219,13 @@ def mamba2_state_update(
     step = ops.mul(step, ops.expand(ops.view(rate, (heads, 1, 1)), state.shape[1:]), "A · time step")
     decay = _exp(step)
     del step
-    b = _of_each_head(b, heads, "B")
+    b = _repeat_groups(b, heads, "B")
     db = ops.mul(dt, ops.view(b, (batch, heads, 1, size)), "B · time step")
     dbx = ops.mul(db, ops.view(x, (*x.shape, 1)), "B · time step · input")
     decayed = ops.mul(state, decay, "state, decayed")
     states = ops.add(decayed, dbx, "state")
     del decayed
-    c = _of_each_head(c, heads, "C")
+    c = _repeat_groups(c, heads, "C")
     states = ops.cast(states, c.dtype, "state in C's dtype")
     rows, column = (batch * heads, width, size), (batch * heads, size, 1)
     out = products.bmm(ops.view(states, rows), ops.view(c, column), (*rows[:2], 1), "C · state")
@@ -240,7 +240,7 @@ def mamba2_state_update(
     return ops.cast(out, dtype, "output in the input's dtype")
 
 
-def _of_each_head(x: Tensor, heads: int, name: str) -> Tensor:
+def _repeat_groups(x: Tensor, heads: int, name: str) -> Tensor:
     """Repeat each group for its heads: (batch, groups, state size) to (batch, heads, state size).
 
     It is not copied if one sequence has one group for each head, because that is contiguous already.

@@ -104,7 +104,7 @@ def run_layers(
     follows each layer. `dropout`: the probability in attention. `mask`: that of attention, if there is one.
     """
     x = inputs.pop()
-    with _of_tower(context, dropout, mask):
+    with _tower_attention(context, dropout, mask):
         for index, (unit, modules) in enumerate(_layers(context, name)):
             check_budget()
             context.tape.tower_layer = index
@@ -149,14 +149,14 @@ def _run_layer(
     """Run a layer of a tower, in the forward pass or when a backward pass recomputes it."""
     outer, context.tape.tower_layer, context.tower_unit = context.tape.tower_layer, index, unit
     try:
-        with _of_tower(context, dropout, mask):
+        with _tower_attention(context, dropout, mask):
             return layer(unit.receive(x))
     finally:
         context.tape.tower_layer = outer
 
 
 @contextmanager
-def _of_tower(context: Context, dropout: float, mask: Tensor | None) -> Iterator[None]:
+def _tower_attention(context: Context, dropout: float, mask: Tensor | None) -> Iterator[None]:
     """Attend in both directions, with the tower's mask and dropout."""
     outer = context.mask, context.is_causal, context.attention_dropout
     context.mask, context.is_causal, context.attention_dropout = mask, False, dropout

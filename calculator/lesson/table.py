@@ -177,10 +177,10 @@ def lines(typed: Compared) -> tuple[Line, ...]:
     Raises:
         PlanError: if every method is refused.
     """
-    return tuple(line for row in table(typed) for line in _of_row(row))
+    return tuple(line for row in table(typed) for line in _row_lines(row))
 
 
-def _of_row(row: TableRow) -> tuple[Line, ...]:
+def _row_lines(row: TableRow) -> tuple[Line, ...]:
     estimate, label = row.estimate, row.row.method.facts.label
     if estimate is None:
         return ()

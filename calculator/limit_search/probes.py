@@ -201,7 +201,7 @@ class Probes:
         resident = step.resident
         added = [tensor for tensor in resident.tensors if not tensor.base]
         rows = step.run.storages.sizes_of_rows
-        kept = (*added, *resident.optimizer_states, *resident.of_sharding)
+        kept = (*added, *resident.optimizer_states, *resident.sharding_tensors)
         made = (*resident.gradients, *resident.step_temporaries)
         return [*_tensor_sizes(kept)], [*rows, *_tensor_sizes(made)]
 

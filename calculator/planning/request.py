@@ -62,6 +62,10 @@ class PlanRequest:
     stack: StackVersions = field(default_factory=StackVersions)
 
 
+#: A value of each field that a plan requires.
+_EXAMPLES = {"model": '"meta-llama/Llama-3.1-8B"', "device": '{"gpu": "RTX 4090"}'}
+
+
 def parse_plan(body: Any) -> PlanRequest:
     """Read a plan's request from decoded JSON.
 
@@ -105,8 +109,10 @@ def _listed(body: dict[str, Any], one: str, read: Callable[[Any, str], Any]) -> 
     """Return the values of `model` or `models`. One of the two is required. null counts as absent."""
     several = f"{one}s"
     single, listed = body.get(one), body.get(several)
-    if (single is None) == (listed is None):
-        raise refusal(one, f"give either {one} or a list of {several}{', not both' if listed else ''}", single)
+    if single is None and listed is None:
+        raise refusal(one, f"is required, such as {_EXAMPLES[one]}; or give a list of {several}", single)
+    if single is not None and listed is not None:
+        raise refusal(one, f"give either {one} or a list of {several}, not both", single)
     if single is not None:
         return (read(single, one),)
     if not isinstance(listed, list) or not 0 < len(listed) <= MOST_OF_A_KIND:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.positions import within_positions
-from calculator.estimation.sample_lengths import of_one_length
+from calculator.estimation.sample_lengths import with_one_length
 from calculator.inputs.settings import declared
 from calculator.methods import METHODS, Full, LoRA, QLoRA
 from calculator.planning.candidates import attention_names
@@ -67,7 +67,7 @@ def suggestions(request: Request, answer: Estimate) -> tuple[Suggestion, ...]:
     request = within_positions(request, model)
     if answer.memory.history is not None:
         # The order of lengths is left out, because each idea would replay its own histories.
-        answer = estimate(of_one_length(request))
+        answer = estimate(with_one_length(request))
     before = step_cost(model, request, answer).relative
     found = [
         suggestion
@@ -83,7 +83,7 @@ def _suggestion(
     """Try an idea. Return None if it is refused or saves too little."""
     changed = with_changes(request, idea.changes)
     try:
-        after = estimate(of_one_length(changed))
+        after = estimate(with_one_length(changed))
     except PlanError:
         return None
     saved = answer.memory.required_bytes - after.memory.required_bytes

@@ -242,7 +242,7 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
     for parameter in module.parameters if not module.shares_weights else ():
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name not in tied:
-            stored = _of_model(prepared.model, parameter, full_name, count, module_spec)
+            stored = _model_parameter(prepared.model, parameter, full_name, count, module_spec)
             if parameter.gradient_base is not None and _has_view(parameter, prepared):
                 stored = [replace(kept, gradient_base=parameter.gradient_base) for kept in stored]
             tensors += stored
@@ -283,7 +283,7 @@ def _frozen(model: Model) -> dict[Hashable, tuple[Parameter, list[ResidentTensor
     return {}
 
 
-def _of_model(
+def _model_parameter(
     model: Model, parameter: Parameter, name: str, count: int, module_spec: ModuleSpec
 ) -> list[ResidentTensor]:
     """Return a parameter of the model itself: dense, or stored in another format with its constants."""

@@ -36,7 +36,7 @@ def parse_run(body: Any) -> RunRequest:
     problems: list[Problem] = []
     request = run = None
     try:
-        request = parse_request(_with_trainer(body))
+        request = parse_request(with_trainer(body), others=("run",))
     except PlanError as error:
         problems += error.problems
     try:
@@ -48,10 +48,9 @@ def parse_run(body: Any) -> RunRequest:
     return RunRequest(estimate=request, run=run)
 
 
-def _with_trainer(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the request of the estimate, with transformers' Trainer if none is named."""
-    body_of_estimate = {key: value for key, value in body.items() if key != "run"}
-    training = body_of_estimate.get("training", {})
+def with_trainer(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the request with transformers' Trainer if none is named."""
+    training = body.get("training", {})
     if isinstance(training, dict) and training.get("trainer") is None:
-        body_of_estimate["training"] = {**training, "trainer": TRAINER}
-    return body_of_estimate
+        return {**body, "training": {**training, "trainer": TRAINER}}
+    return body

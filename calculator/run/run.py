@@ -72,8 +72,8 @@ def between_steps(resident: ResidentState) -> int:
     """Return the bytes alive between two steps: weights, states, buckets, the last batch and the Trainer's scalars."""
     zero = resident.flat or resident.partitioned
     if zero is not None:
-        return sum(group.bytes for group in (*zero.resident_tensors, *resident.of_loop))
-    return sum(group.bytes for group in (*resident.tensors, *resident.optimizer_states, *resident.of_sharding))
+        return sum(group.bytes for group in (*zero.resident_tensors, *resident.loop_tensors))
+    return sum(group.bytes for group in (*resident.tensors, *resident.optimizer_states, *resident.sharding_tensors))
 
 
 class _Run:
@@ -220,7 +220,7 @@ class _Run:
         resident = self.resident
         zero = resident.flat or resident.partitioned
         if zero is not None:
-            return (*zero.states, *resident.of_loop)
+            return (*zero.states, *resident.loop_tensors)
         return resident.optimizer_states
 
     def _steady_step(self) -> RunPhase:

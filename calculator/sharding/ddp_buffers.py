@@ -74,14 +74,14 @@ def broadcasts(prepared: PreparedModel) -> Broadcasts:
         of_dtype[dtype] = of_dtype[dtype].with_next(place, size)
     if all(joined.elements * ITEMSIZE[dtype] < LIMIT for dtype, joined in of_dtype.items()):
         return tuple(_bucket(joined, dtype) for dtype, joined in of_dtype.items())
-    return _of_limited_size(sizes)
+    return _coalesced(sizes)
 
 
-def of_construction(prepared: PreparedModel) -> Broadcasts:
+def construction_broadcasts(prepared: PreparedModel) -> Broadcasts:
     """Return the broadcasts of parameters and buffers when DDP is made."""
     parts = named_parameters(prepared)
     of_part = {id(part): [*map(_stored_size, part)] for part in parts}
-    return _of_limited_size([*chain.from_iterable(map(of_part.__getitem__, map(id, parts))), *_sizes(prepared)])
+    return _coalesced([*chain.from_iterable(map(of_part.__getitem__, map(id, parts))), *_sizes(prepared)])
 
 
 def broadcast(tape: Tape, flat: Broadcasts) -> None:
@@ -97,7 +97,7 @@ def broadcast(tape: Tape, flat: Broadcasts) -> None:
         in_flight.popleft()
 
 
-def at_once(prepared: PreparedModel) -> tuple[ResidentTensor, ...]:
+def live_flat_tensors(prepared: PreparedModel) -> tuple[ResidentTensor, ...]:
     """Return the flat tensors that are alive at once, where they are the largest."""
     flat = broadcasts(prepared)
     every = [flat[start : start + IN_FLIGHT] for start in range(max(len(flat) - 1, 1))]
@@ -115,7 +115,7 @@ def at_once(prepared: PreparedModel) -> tuple[ResidentTensor, ...]:
     )
 
 
-def _of_limited_size(sizes: Sequence[_Size]) -> Broadcasts:
+def _coalesced(sizes: Sequence[_Size]) -> Broadcasts:
     """Join tensors in order until their bytes reach the limit, separately for each dtype."""
     joined: list[tuple[_Joined, DType]] = []
     counts, dtypes = [*map(_ELEMENTS, sizes)], [*map(_DTYPE, sizes)]
@@ -147,11 +147,11 @@ def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
             yield from _each(shared)
             shared = []
         if isinstance(part, Stack):
-            of_layers = {id(layer): [*_of_layer(prepared, part, layer)] for layer, _ in part.distinct}
+            of_layers = {id(layer): [*_layer_sizes(prepared, part, layer)] for layer, _ in part.distinct}
             for layer in part.layers if any(of_layers.values()) else ():
                 yield from of_layers[id(layer)]
         else:
-            yield from _of_module(prepared, part.name, part)
+            yield from _method_buffers(prepared, part.name, part)
             yield from _each(buffer for buffer in outer if buffer.name.startswith(f"{part.name}."))
             outer = [buffer for buffer in outer if not buffer.name.startswith(f"{part.name}.")]
     yield from _each(outer)
@@ -182,13 +182,13 @@ def _in_layer(stack: Stack, layer: Layer) -> Iterator[tuple[str, Module]]:
         yield module.under(f"{stack.name}.*"), module
 
 
-def _of_layer(prepared: PreparedModel, stack: Stack, layer: Layer) -> Iterator[_Size]:
+def _layer_sizes(prepared: PreparedModel, stack: Stack, layer: Layer) -> Iterator[_Size]:
     for path, module in _in_layer(stack, layer):
-        yield from _of_module(prepared, path, module)
+        yield from _method_buffers(prepared, path, module)
     yield from _each(layer_buffers(prepared, stack.name, layer, 1))
 
 
-def _of_module(prepared: PreparedModel, path: str, module: Module) -> Iterator[_Size]:
+def _method_buffers(prepared: PreparedModel, path: str, module: Module) -> Iterator[_Size]:
     """Yield the buffers that the method adds to a module."""
     for parameter in prepared.module_spec(path, module).added:
         if parameter.buffer:

@@ -55,7 +55,7 @@ def frees_workspaces(stack: StackVersions) -> bool:
     return release(stack.torch)[:2] >= FREES_WORKSPACES
 
 
-def of_memory(versions: StackVersions, alloc_conf: str | None) -> Iterator[str]:
+def memory_remarks(versions: StackVersions, alloc_conf: str | None) -> Iterator[str]:
     """Yield how a release's allocation of memory differs from that of other releases."""
     named = f"PyTorch {versions.torch}"
     if frees_workspaces(versions):

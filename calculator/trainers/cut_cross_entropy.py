@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.stack.releases import release
 from calculator.trainers import adapted_head
-from calculator.trainers.trl_sft.eras import OWN_LOSS, logs_from_logits
+from calculator.trainers.trl_sft.releases import OWN_LOSS, logs_from_logits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,7 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         message = f"no patch of {model.model_type} is modeled: use false, or one of {', '.join(FAMILIES)}"
         yield Problem(loc=FIELD, msg=message, input=True)
     if not is_called(training):
-        yield from _of_other_trainers(prepared)
+        yield from _other_trainers(prepared)
         return
     if training.use_liger_kernel:
         message = "Liger's kernels have a loss of their own, and the last patch of the model wins: use false for one"
@@ -78,7 +78,7 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         yield Problem(loc=FIELD, msg=message, input=True)
 
 
-def _of_other_trainers(prepared: Subject) -> Iterator[Problem]:
+def _other_trainers(prepared: Subject) -> Iterator[Problem]:
     """Yield a problem if a trainer with another loss does not run `cut_cross_entropy`."""
     training, trl = prepared.training, prepared.stack.trl
     name = training.trainer or ""

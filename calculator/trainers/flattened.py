@@ -25,10 +25,10 @@ def problems(prepared: Subject) -> Iterator[Problem]:
     training = prepared.training
     if training.padding and (training.packing or training.flattened):
         yield Problem(loc="training.padding", msg="packed and flattened rows have no padding: use false", input=True)
-    yield from _of_model(prepared) if training.flattened else ()
+    yield from _model_problems(prepared) if training.flattened else ()
 
 
-def _of_model(prepared: Subject) -> Iterator[Problem]:
+def _model_problems(prepared: Subject) -> Iterator[Problem]:
     training, model = prepared.training, prepared.model
     name = "packing" if training.packing else "padding_free"
     if not forward_of(model).flattens:

@@ -72,13 +72,13 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
 
     A step's batches replace those of the previous step. The reference step frees each batch itself.
     """
-    of_images = _of_images(loop, prepared) if prepared.training.has_images else ()
+    of_images = _image_tensors(loop, prepared) if prepared.training.has_images else ()
     if loop.name is None:
         return (*rotary.kept(loop, prepared), *of_images)
     steps, sizes = prepared.training.gradient_accumulation_steps, Sizes()
     return (
-        *[_of_step(*tensor, steps, sizes) for tensor in loop.fetched(prepared)],
-        *[_of_step(*tensor, 1, sizes) for tensor in loop.kept_for_step(prepared)],
+        *[_per_micro_batch(*tensor, steps, sizes) for tensor in loop.fetched(prepared)],
+        *[_per_micro_batch(*tensor, 1, sizes) for tensor in loop.kept_for_step(prepared)],
         *map(scalar, loop.scalars(prepared)),
         *_rope_deltas(loop, prepared),
         *loop.buffers(prepared),
@@ -111,10 +111,10 @@ def _rope_deltas(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
 def while_fetching(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     """Return the tensors alive in addition to a step's batches with images while these are fetched."""
     sizes = Sizes()
-    return tuple(_of_step(*tensor, sizes) for tensor in loop.while_fetching(prepared))
+    return tuple(_per_micro_batch(*tensor, sizes) for tensor in loop.while_fetching(prepared))
 
 
-def _of_images(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
+def _image_tensors(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     """Return the tensors that a model, and a second model, keep from step to step because of images."""
     tower = forward_of(prepared.model).tower
     if tower is None:
@@ -145,7 +145,7 @@ def batch(facts: TrainerFacts, training: Training, bounds: tuple[str, ...] = ())
     return [*tensors, *_flattened(shape, training, bounds)]
 
 
-def _of_step(name: str, shape: Shape, dtype: DType, steps: int, sizes: Sizes) -> ResidentTensor:
+def _per_micro_batch(name: str, shape: Shape, dtype: DType, steps: int, sizes: Sizes) -> ResidentTensor:
     """Return one tensor for each micro-batch of a step.
 
     Many of them are combined in one, with each rounded up by itself.
@@ -195,7 +195,7 @@ def _norms_without_decay(model: Model) -> set[str]:
 
 @per_model
 def _norms_of_classes_without_decay(model: Model) -> set[str]:
-    """Return the same for releases that know some norms by their classes."""
+    """Return the paths of these norms for releases that recognize some norms by their classes."""
     return _norms(model, by_class=True)
 
 

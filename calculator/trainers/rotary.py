@@ -37,10 +37,10 @@ def kept(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
     scaled = [buffer for buffer in prepared.model.buffers if buffer.name.endswith(_ORIGINAL)]
     for model in ("", "ref_model.") if loop.compared(prepared) == "model" else ("",):
         for buffer in scaled:
-            yield from _of_embedding(buffer, model, prepared)
+            yield from _rotary_buffers(buffer, model, prepared)
 
 
-def _of_embedding(original: Buffer, model: str, prepared: Subject) -> Iterator[ResidentTensor]:
+def _rotary_buffers(original: Buffer, model: str, prepared: Subject) -> Iterator[ResidentTensor]:
     """Yield the frequencies of long sequences, or the longest length of a sequence so far."""
     prefix = f"{model}{original.name.removesuffix(_ORIGINAL)}"
     match _rope_type(original.name, prepared.model.config):

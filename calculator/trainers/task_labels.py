@@ -52,7 +52,7 @@ def labels(model: Model, training: Training) -> list[BatchTensor]:
     batch, length = named(training.micro_batch_size, "B"), named(training.sequence_length, "S")
     match task:
         case "seq_cls" | "image_cls":
-            return [_of_classifier(model, training, batch)]
+            return [_classifier_labels(model, training, batch)]
         case "token_cls":
             return [("labels", (batch, length), "int64")]
         case "question_ans":
@@ -64,7 +64,7 @@ def labels(model: Model, training: Training) -> list[BatchTensor]:
             assert_never(never)
 
 
-def _of_classifier(model: Model, training: Training, batch: Dim) -> BatchTensor:
+def _classifier_labels(model: Model, training: Training, batch: Dim) -> BatchTensor:
     """Return a label for each example, or a value in the dtype of the scores for each output."""
     task = model.task
     if task.loss == "single_label_classification":

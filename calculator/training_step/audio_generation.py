@@ -54,7 +54,7 @@ class AudioGeneration(Seq2SeqGeneration):
 
     def kept(self, context: Context) -> list[Tensor]:
         """Allocate the decoder's first tokens, the suppressed tokens, and those of the generation config."""
-        return [*_of_caller(context), *special_tokens(context)]
+        return [*_caller_tensors(context), *special_tokens(context)]
 
     def source(self, context: Context) -> Tensor:
         """Copy the features into a segment."""
@@ -73,7 +73,7 @@ class AudioLoop(TargetLoop):
         self.scores: Tensor | None = None
 
     def _kept(self, context: Context) -> list[Tensor]:
-        return _of_caller(context)
+        return _caller_tensors(context)
 
     def starts(self, context: Context, *, is_last: bool) -> None:  # noqa: ARG002  the signature of the base class
         """Allocate nothing, because the caller has allocated the first tokens."""
@@ -95,7 +95,7 @@ class AudioLoop(TargetLoop):
         self.tokens = context.tape.new((context.batch,), "int64", "next_tokens")
 
 
-def _of_caller(context: Context) -> list[Tensor]:
+def _caller_tensors(context: Context) -> list[Tensor]:
     tape, shape = context.tape, (context.batch, prompt_tokens(context.model))
     lists = [tape.new((), "int64", name) for name in ("suppress_tokens", "begin_suppress_tokens")]
     return [*lists, *(tape.new(shape, "int64", name) for name in ("init_tokens", "decoder_input_ids"))]

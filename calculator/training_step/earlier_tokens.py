@@ -42,7 +42,7 @@ class EarlierTokens(Cache):
         super().__init__(pairs, windowed=True, given=(), component="kv_cache")
 
     def _tensor(self, row: int) -> Tensor:
-        return Tensor(self._tape, Storage.of_row(row, self._tape.events), (), "bool", None)
+        return Tensor(self._tape, Storage.from_row(row, self._tape.events), (), "bool", None)
 
     def update(self, key: Tensor, value: Tensor, *, windowed: bool, one_dtype: bool = False) -> tuple[Tensor, Tensor]:
         """Append keys and values to those of earlier tokens, which differ from them in their length alone."""

@@ -48,7 +48,7 @@ class Loop(ABC):
 
     @abstractmethod
     def _kept(self, context: Context) -> list[Tensor]:
-        """Allocate what stays alive of the prompts."""
+        """Allocate the tensors of the prompts that stay alive."""
 
     def begin(self, context: Context) -> None:
         """Allocate the tensors that the loop has before its first pass."""
@@ -60,7 +60,7 @@ class Loop(ABC):
         seen = (context.batch, context.past + 1)
         self.ids = context.tape.new(seen, "int64", "ids")
         if context.forward.takes_positions:
-            self.positions = context.tape.new(of_positions(context, seen), "int64", "positions")
+            self.positions = context.tape.new(position_shape(context, seen), "int64", "positions")
         if _extends_mask(context):
             self.mask = context.tape.new(seen, "int64", "attention_mask")
         self.types = [context.tape.new(seen, "int64", name) for name in _names_of_types(context)]
@@ -72,7 +72,7 @@ class Loop(ABC):
         forward, shape = context.forward, (context.batch, context.length)
         takes = forward.changes_positions if self.is_first else forward.takes_positions
         names = ["position_ids"] if takes else []
-        given = [context.tape.new(of_positions(context, shape), "int64", name) for name in names]
+        given = [context.tape.new(position_shape(context, shape), "int64", name) for name in names]
         if not self.is_first and forward.tower is not None and forward.tower.types_new_tokens:
             given += [context.tape.new(shape, "int64", name) for name in _names_of_types(context)]
         return given
@@ -88,7 +88,7 @@ class Loop(ABC):
         if types := _names_of_types(context):
             self.types = [_appended(context, longer, name, copies=name == _ZEROS) for name in types]
         if context.forward.takes_positions:
-            self.positions = _appended(context, of_positions(context, longer), "positions")
+            self.positions = _appended(context, position_shape(context, longer), "positions")
         if _extends_mask(context):
             self.mask = _appended(context, longer, "attention_mask")
         self._choose(context)
@@ -143,7 +143,7 @@ class Sampling(Loop):
 
 
 class OlderSampling(Sampling):
-    """The same before transformers 5.0, whose `generate` refers to the inputs of a pass until the next one.
+    """Sampling before transformers 5.0, whose `generate` refers to the inputs of a pass until the next pass.
 
     It has a place in the cache for each token of a pass, and finds positions from the mask.
     Source: transformers 4.57.6, generation/utils.py, _sample and prepare_inputs_for_generation.
@@ -193,7 +193,7 @@ class OlderSampling(Sampling):
 
 
 class WarpedSampling(OlderSampling):
-    """The same with a temperature and a number of most likely tokens (`top_k`), which change the scores.
+    """Sampling with `temperature` and `top_k`, whose warpers change the scores.
 
     Source: transformers 4.52.4, generation/logits_process.py, TemperatureLogitsWarper and TopKLogitsWarper.
     """
@@ -254,11 +254,11 @@ def special_tokens(context: Context) -> list[Tensor]:
 def _prompt_positions(context: Context) -> list[Tensor]:
     if not context.forward.takes_positions:
         return []
-    shape = of_positions(context, (context.batch, context.length))
+    shape = position_shape(context, (context.batch, context.length))
     return [context.tape.new(shape, "int64", "prompt positions")]
 
 
-def of_positions(context: Context, shape: Shape) -> Shape:
+def position_shape(context: Context, shape: Shape) -> Shape:
     """Return the shape of the position ids for (batch, sequence) tokens."""
     axes = context.forward.positions_of_token
     return shape if axes == 1 else (axes, *shape)

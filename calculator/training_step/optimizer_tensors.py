@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from calculator.common.total import total_bytes
@@ -11,9 +12,11 @@ from calculator.resident.optimizers import updates_in_backward
 from calculator.resident.per_parameter import further_code_books, optimizer_states, shared_states
 from calculator.resident.tensor import new_tensor
 from calculator.resident.tensors import with_gradient
+from calculator.sharding.zero.shared import parameters_in_place, shared_parameters
 from calculator.trainers.resident import embeddings, groups
 from calculator.training_step.optimizer_step import temporaries
 from calculator.training_step.updates import block_copies
+from calculator.training_step.updates.loops import LOOPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +36,7 @@ def states(
     overrides = trainer.embeddings_in_32_bits and not (optimizer.projects or optimizer.is_like_parameters)
     overrides = overrides and not method.steps_copies and "embeddings_in_8_bits" not in prepared.older
     in_32_bits = embeddings(prepared.model, tensors) if overrides else ()
-    of_groups = _of_groups(optimizer) if trainer.moves_states else ()
+    of_groups = _group_tensors(optimizer) if trainer.moves_states else ()
     if optimizer.early and trainer.moves_states and not optimizer.in_backward:
         optimizer = replace(optimizer, step_on_device=True)
     statistics = method.statistics(tensors, prepared.training)
@@ -43,7 +46,7 @@ def states(
     return (*of_optimizer(optimized, optimizer, in_32_bits), *apart, *of_groups, *statistics)
 
 
-def _of_groups(optimizer: Optimizer) -> Iterator[ResidentTensor]:
+def _group_tensors(optimizer: Optimizer) -> Iterator[ResidentTensor]:
     """Yield the tensors that exist per parameter group: learning rates on the device, and the scheduler's copies.
 
     Source: accelerate/optimizer.py, AcceleratedOptimizer.__init__; torch/optim/lr_scheduler.py.
@@ -60,7 +63,7 @@ def step_temporaries(
     if updates_in_backward(training):
         return _after_backward(prepared, tensors)
     trainer = prepared.trainer.facts
-    trained = with_gradient(tensors)
+    trained = _in_order(prepared, tensors) if optimizer.name in LOOPS else with_gradient(tensors)
     separates = training.loraplus_lr_ratio is not None
     of_groups = loraplus.groups(model, trained) if separates else groups(trainer, model, trained, prepared.older)
     if optimizer.projects:
@@ -75,7 +78,7 @@ def step_temporaries(
             keeps_norm=keeps_norm,
             returns_norm=trainer.returns_norm,
             drops_states=method.drops_states,
-            allocates_chunks=prepared.kernels.norms_of_chunks,
+            kernels=prepared.kernels,
         )
     of_step = temporaries(
         of_groups,
@@ -85,10 +88,21 @@ def step_temporaries(
         norm_vectors=shards.norm_vectors,
         reduces_total_norm=shards.reduces_total_norm,
         returns_norm=trainer.returns_norm,
-        allocates_chunks=prepared.kernels.norms_of_chunks,
+        kernels=prepared.kernels,
     )
     after = method.after_step(tensors, training)
     return max(of_step, after, key=total_bytes) if after else of_step
+
+
+def _in_order(prepared: PreparedModel, tensors: Sequence[ResidentTensor]) -> list[ResidentTensor]:
+    """Return the parameters for a loop over them.
+
+    If modules share some of them, each layer's are listed, because the first module alone has what is shared.
+    """
+    if not shared_parameters(prepared):
+        return with_gradient(tensors)
+    in_place = chain.from_iterable(own for _, own in parameters_in_place(prepared, tensors))
+    return [replace(tensor, count=1, bytes=0) for tensor in with_gradient(in_place)]
 
 
 def _after_backward(prepared: PreparedModel, tensors: Sequence[ResidentTensor]) -> tuple[ResidentTensors, ...]:

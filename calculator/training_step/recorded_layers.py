@@ -111,7 +111,7 @@ class RecordedLayers:
         key = context.classes[context.repetition.numbers[position]], x.dtype, x.merged
         known, tape = self._known.get(key), context.tape
         if known is not None and (known.trains is None or known.trains == tape.trains):
-            return again(context, known)
+            return record_again(context, known)
         if key in self._known and known is None:
             self.has_others = True
             return self._layer(context, position, x)
@@ -244,7 +244,7 @@ def leaves_its_output(state: _State, out: Tensor) -> bool:
     return own == earlier and len(ordered) - 2 * own == 1
 
 
-def again(context: Context, known: RecordedLayer) -> Tensor:
+def record_again(context: Context, known: RecordedLayer) -> Tensor:
     """Record a known layer again. Return its output."""
     tape, cache = context.tape, context.cache
     ahead = len(tape.rows) - known.first
@@ -259,7 +259,7 @@ def again(context: Context, known: RecordedLayer) -> Tensor:
     def made(left: _Left) -> Tensor:
         storage = storages.get(left.row)
         if storage is None:
-            storage = storages[left.row] = Storage.of_row(left.row + ahead, tape.events)
+            storage = storages[left.row] = Storage.from_row(left.row + ahead, tape.events)
         tensor = Tensor(tape, storage, left.shape, left.dtype, None)
         tensor.merged = left.merged
         return tensor

@@ -30,13 +30,13 @@ class Repeated(NamedTuple):
 
 
 class _Left(NamedTuple):
-    """What a period allocates and does not free: rows that the next period frees, and rows that stay."""
+    """The rows that a period allocates and does not free: those that the next period frees, and those that stay."""
 
     passed_on: list[int]
     stays: list[int]
 
 
-def of_repeated_period(layers: Repetition) -> Repetition:
+def with_repeated_period(layers: Repetition) -> Repetition:
     """Return the same layers to interpret, with the repeated period marked for `with_every_layer`."""
     if not layers.copies:
         return layers

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from calculator.training_step.run import Run
 
 #: What a `ResidentState` computes at first use and what depends on the batch and length of its run.
-_OF_RUN = ("of_loop", "_of_loop", "always", "accumulated", "in_step")
+_OF_RUN = ("loop_tensors", "_loop_group", "always", "accumulated", "in_step")
 
 
 class ResidentState:
@@ -103,32 +103,32 @@ class ResidentState:
     @cached_property
     def always(self) -> TensorGroup:
         """The tensors that stay on the device during the whole run, without gradients."""
-        if not self.of_loop:
+        if not self.loop_tensors:
             return self._always
-        tensors = (*self.tensors, *self._states, *self.of_loop, *self.of_sharding)
-        return TensorGroup.joined(tensors, self._always, self._of_loop)
+        tensors = (*self.tensors, *self._states, *self.loop_tensors, *self.sharding_tensors)
+        return TensorGroup.joined(tensors, self._always, self._loop_group)
 
     @cached_property
-    def _of_loop(self) -> TensorGroup:
-        return TensorGroup(self.of_loop)
+    def _loop_group(self) -> TensorGroup:
+        return TensorGroup(self.loop_tensors)
 
     @cached_property
     def accumulated(self) -> TensorGroup:
         """The tensors that stay on the device between two micro-batches of a step, with gradients."""
-        if not self.of_loop:
+        if not self.loop_tensors:
             return self._accumulated
-        return TensorGroup.joined((*self.always, *self.gradients), self._accumulated, self._of_loop)
+        return TensorGroup.joined((*self.always, *self.gradients), self._accumulated, self._loop_group)
 
     @cached_property
     def in_step(self) -> TensorGroup:
         """The tensors that are on the device in the optimizer's step."""
-        if not self.of_loop:
+        if not self.loop_tensors:
             return self._in_step
-        return TensorGroup.joined((*self.always, *self._of_step), self._in_step, self._of_loop)
+        return TensorGroup.joined((*self.always, *self._step_groups), self._in_step, self._loop_group)
 
     @cached_property
     def _always(self) -> TensorGroup:
-        return TensorGroup((*self.tensors, *self._states, *self.of_sharding))
+        return TensorGroup((*self.tensors, *self._states, *self.sharding_tensors))
 
     @cached_property
     def _accumulated(self) -> TensorGroup:
@@ -136,17 +136,17 @@ class ResidentState:
 
     @cached_property
     def _in_step(self) -> TensorGroup:
-        of_step = TensorGroup(self._of_step)
+        of_step = TensorGroup(self._step_groups)
         return TensorGroup.joined((*self._always, *of_step), self._always, of_step)
 
     @property
-    def _of_step(self) -> tuple[ResidentTensors, ...]:
+    def _step_groups(self) -> tuple[ResidentTensors, ...]:
         return (*self.kept_gradients, *self.step_temporaries)
 
     @property
     def optimizer_states(self) -> tuple[ResidentTensors, ...]:
         """The optimizer's states from its second step on, and the tensors that the trainer keeps."""
-        added = self.of_loop
+        added = self.loop_tensors
         return (*self._states, *added) if added else self._states
 
     @cached_property
@@ -195,7 +195,7 @@ class ResidentState:
 
     @cached_property
     def _sizes_of_added(self) -> dict[int, int]:
-        return sizes((*[tensor for tensor in self.tensors if not tensor.base], *self._states, *self.of_sharding))
+        return sizes((*[tensor for tensor in self.tensors if not tensor.base], *self._states, *self.sharding_tensors))
 
     @cached_property
     def sizes_of_temporaries(self) -> dict[int, int]:
@@ -262,7 +262,7 @@ class ResidentState:
         return PartitionedState(self.prepared, self.tensors, of_groups, self.optimizer)
 
     @cached_property
-    def of_loop(self) -> tuple[ResidentTensor, ...]:
+    def loop_tensors(self) -> tuple[ResidentTensor, ...]:
         """The tensors that the training loop keeps.
 
         DeepSpeed stores the norm of the gradients itself. With offload, the norm is on the host. A run without
@@ -280,7 +280,7 @@ class ResidentState:
     def replayed_states(self) -> tuple[ResidentTensors, ...]:
         """The optimizer's states that the first step of a replay allocates, and the tensors that the trainer keeps."""
         sharded = self.flat or self.partitioned
-        return self.optimizer_states if sharded is None else (*sharded.states, *self.of_loop)
+        return self.optimizer_states if sharded is None else (*sharded.states, *self.loop_tensors)
 
     @property
     def replayed_temporaries(self) -> tuple[ResidentTensors, ...]:
@@ -339,7 +339,7 @@ class ResidentState:
         return between_nodes(found, device.nodes)
 
     @property
-    def of_sharding(self) -> tuple[ResidentTensor, ...]:
+    def sharding_tensors(self) -> tuple[ResidentTensor, ...]:
         """The tensors that stay on the device because the run has several GPUs."""
         return (*self.buckets.resident, *self._used_map) if self.buckets is not None else ()
 
@@ -350,7 +350,7 @@ class ResidentState:
 
     @cached_property
     def _broadcast(self) -> tuple[ResidentTensor, ...]:
-        return ddp_buffers.at_once(self.prepared)
+        return ddp_buffers.live_flat_tensors(self.prepared)
 
     @cached_property
     def _used_map(self) -> tuple[ResidentTensor, ...]:

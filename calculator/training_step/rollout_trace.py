@@ -107,7 +107,7 @@ class RolloutTrace:
         if of_prompts is None:
             return None
         first = [step_pass.with_values(values) for step_pass in self._alone]
-        first = first or [last.of_prompts(of_prompts, partial(self._prompts, sizes))]
+        first = first or [last.prompts_pass(of_prompts, partial(self._prompts, sizes))]
         ((past, prompt),) = self._of_second.items()
         if self._grows and last.has_more(values, values[past] - values[prompt]):
             second = Deferred(partial(self._second, values))
@@ -213,10 +213,10 @@ class _SymbolicPass:
         rows = values[batch.index] if isinstance(batch, SymInt) else batch
         return tokens * rows * heads * width * ITEMSIZE[dtype] >= ALLOCATION_ROUNDING
 
-    def of_prompts(self, values: Sequence[int], measured: Callable[[], PassPeak]) -> StepPass:
+    def prompts_pass(self, values: Sequence[int], measured: Callable[[], PassPeak]) -> StepPass:
         """Return the pass of the prompts, which this pass stands for. `measured` interprets the pass itself."""
         if self._of_prompts is None:
-            self._of_prompts = self._layout.of_prompts(0)
+            self._of_prompts = self._layout.prompts_layout(0)
         return self._of_prompts.sized(self._bytes.with_values(values), measured)
 
     def _measured(self, values: Sequence[int]) -> PassPeak:

@@ -26,7 +26,7 @@ class StepBatches(NamedTuple, Generic[MicroBatch]):
 
     Attributes:
         first: The first one, or the whole step under ZeRO, whose gathers and reductions go on between micro-batches.
-        later: A micro-batch that adds to the gradients of the first. None if no such one is replayed.
+        later: A micro-batch that adds to the gradients of the first. None if none is replayed.
         repeats: How often `later` is replayed.
         last: The last micro-batch, which reduces the gradients of the first. None if it is like those before it.
         taken: Pairs of a row of `last` and a row of `first` that are the same gradient.
@@ -45,7 +45,7 @@ def step_batches(resident: ResidentState, unrolled: Callable[..., Unrolled] | No
     `unrolled` interprets a micro-batch without a cache.
     """
     if resident.flat is not None or resident.partitioned is not None:
-        return StepBatches(resident.unrolled.of_step(resident.prepared, lambda: unrolled_step(resident)))
+        return StepBatches(resident.unrolled.for_step(resident.prepared, lambda: unrolled_step(resident)))
     prepared, unrolled = resident.prepared, unrolled or resident.unrolled.of
     steps = prepared.training.gradient_accumulation_steps
     if not resident.differs_before_last:

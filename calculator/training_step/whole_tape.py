@@ -15,7 +15,7 @@ from calculator.engine.module_calls import PINNED, UNPINNED
 from calculator.engine.repetition import Repetition
 from calculator.engine.tape import Tape
 from calculator.training_step.causal_lm import micro_batch
-from calculator.training_step.compared import fills_cache
+from calculator.training_step.model_passes import fills_cache
 from calculator.training_step.periods import PERIODS, Periods, shifted
 from calculator.training_step.training_context import training_context
 from calculator.training_step.unrolled import interpret_periods
@@ -33,7 +33,7 @@ def whole_tape(prepared: PreparedModel) -> tuple[Tape, Repetition]:
     shortened = context.repetition
     count = len(shortened.numbers) + shortened.copies * (shortened.end - shortened.start)
     repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
-    return _of_periods(prepared) or _interpreted(prepared, repetition), repetition
+    return _repeat_third_period(prepared) or _interpreted(prepared, repetition), repetition
 
 
 def _interpreted(prepared: PreparedModel, repetition: Repetition) -> Tape:
@@ -47,7 +47,7 @@ def _interpreted(prepared: PreparedModel, repetition: Repetition) -> Tape:
     return tape
 
 
-def _of_periods(prepared: PreparedModel) -> Tape | None:
+def _repeat_third_period(prepared: PreparedModel) -> Tape | None:
     """Interpret four periods, and repeat the third.
 
     Return None if the model has no more, or if layers run under no_grad or get no gradient.

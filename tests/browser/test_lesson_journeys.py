@@ -58,3 +58,12 @@ def test_the_comparison_is_redrawn_for_another_model(open_page):
     after_update(page, lambda: page.locator("#table-model").fill("TinyLlama/TinyLlama-1.1B-Chat-v1.0"))
     assert "1,100,048,384" in page.locator("table.comparison tbody tr").first.inner_text()
     assert page.locator(".chart-canvas .trace.bars").count() >= 6
+
+
+def test_an_input_shows_the_whole_id_or_list_that_it_starts_with(open_page):
+    for address, width in (("/lesson/lora", 480), ("/lesson/qlora", 480), ("/lesson/quantisation", 1440)):
+        page = open_page(address, viewport={"width": width, "height": 800})
+        boxes = page.locator(".try input[type=text]").evaluate_all(
+            "boxes => boxes.map(box => [box.id, box.scrollWidth - box.clientWidth])"
+        )
+        assert [box for box in boxes if box[1] > 0] == []

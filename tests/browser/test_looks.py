@@ -70,11 +70,17 @@ CHART_WIDTHS = """() => [innerWidth, ...[...document.querySelectorAll('.chart-ca
 
 
 def wait_for_chart_width(page):
-    """Wait until every visible chart is as wide as its box; Plotly redraws a while after the width changes."""
-    for _ in range(1200):
+    """Wait until every visible chart is as wide as its box; Plotly redraws a while after the width changes.
+
+    On a busy machine, Chromium sometimes stops rendering frames of a page, and without frames no ResizeObserver is
+    notified. A screenshot requests a frame.
+    """
+    for times in range(1, 1201):
         _, *charts = widths = page.evaluate(CHART_WIDTHS)
         if all(abs(box - chart) <= 1 for box, chart in charts):
             return
+        if times % 50 == 0:
+            page.screenshot()
         page.wait_for_timeout(100)
     pytest.fail(f"a chart is not as wide as its box: {widths}")
 

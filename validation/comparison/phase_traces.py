@@ -18,7 +18,7 @@ from calculator.common.errors import PlanError
 from calculator.families import FAMILIES
 from calculator.inputs.sharding import MODELED
 from calculator.methods import METHODS
-from calculator.run.request import parse_run
+from calculator.run.request import parse_run, with_trainer
 from calculator.run.run import whole_run
 from validation.cli.files import read_request
 from validation.cli.progress import Progress
@@ -153,9 +153,9 @@ def _traced(name: str, case: Case) -> Case:
     return {**case, **alone(trace[name], case)}
 
 
-def _body(case: Case) -> Case:
-    """Return the request of a step."""
-    return {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
+def body_of_step(case: Case) -> Case:
+    """Return the request of a step of the run's trainer."""
+    return {name: value for name, value in with_trainer(case["request"]).items() if name not in ("run", "reserved")}
 
 
 def _loading(case: Case) -> Case:
@@ -167,7 +167,7 @@ def _loading(case: Case) -> Case:
     if request.estimate.device.sharding == "none":
         trace = trace_initialization if "init_lora_weights" in case["request"]["method"] else trace_reading
         return {"load_bytes": trace(request.estimate), "gathered_bytes": None}
-    load, gathered = trace_sharding(_body(case))
+    load, gathered = trace_sharding(body_of_step(case))
     return {"load_bytes": load, "gathered_bytes": gathered if request.run.saves else 0}
 
 
@@ -177,7 +177,7 @@ def _evaluation(case: Case) -> Case:
 
     request = parse_run(case["request"])
     trace = trace_evaluation if request.estimate.device.sharding == "none" else trace_sharded_evaluation
-    traced = trace(_body(case), request.run)
+    traced = trace(body_of_step(case), request.run)
     peak = traced.generation_bytes if case["phase"] == "generation" else traced.peak_bytes
     return {"resident_bytes": traced.resident_bytes, "peak_bytes": peak}
 

@@ -71,7 +71,7 @@ def traced_body(body: Any, *, rank: int = 0) -> Trace:
         PlanError: if the request is wrong, or a library refuses it.
     """
     if _names_torchtune(body):
-        return _of_torchtune(parse_request(body))
+        return _torchtune_trace(parse_request(body))
     recipe = parse_recipe(body)
     if recipe is not None:
         with _release_of(recipe.request):
@@ -107,7 +107,7 @@ def _names_torchtune(body: Any) -> bool:
     return isinstance(training, dict) and training.get("trainer") == "torchtune"
 
 
-def _of_torchtune(request: Request) -> Trace:
+def _torchtune_trace(request: Request) -> Trace:
     try:
         from validation.torchtune_recipes.trace import trace  # noqa: PLC0415  (torchtune need not be installed)
     except ImportError as error:
@@ -116,7 +116,7 @@ def _of_torchtune(request: Request) -> Trace:
     return trace(request)
 
 
-def fullest_rank(body: Any) -> int:
+def peak_rank(body: Any) -> int:
     """Return the rank that an answer is about; 0 for a refused request.
 
     Those of a run under ZeRO's stages 1 and 2 differ. Without `reduce_scatter`, stage 3 pads the last one's gradients.
@@ -131,7 +131,7 @@ def fullest_rank(body: Any) -> int:
         flat = training_step(request).flat
     except PlanError:
         return 0
-    return 0 if flat is None else flat.fullest.number
+    return 0 if flat is None else flat.peak_rank.number
 
 
 def _is_before_2_14(request: Request) -> bool:

@@ -211,7 +211,7 @@ def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedM
         config.problem_type = request.problem_type
     if auto_model is AutoModelForSequenceClassification:
         _classifies_sequences(config, request)
-    attention = _attention(language_model_of(request), config, request.training)
+    attention = attention_of(language_model_of(request), config, request.training)
     model = auto_model.from_config(config, dtype=dtype, attn_implementation=attention)
     if has_own_head(config_of(request)):
         untie(model)
@@ -261,7 +261,7 @@ def refusing(loc: str) -> Iterator[None]:
         raise refusal(loc, f"the libraries refuse it: {error}") from error
 
 
-def _attention(auto_model: Any, config: PreTrainedConfig, training: Training) -> str | dict[str, str]:
+def attention_of(auto_model: Any, config: PreTrainedConfig, training: Training) -> str | dict[str, str]:
     """Return the attention implementation that runs: eager for a family, and for a tower of one, without SDPA support.
 
     A tower's is chosen as transformers does where none is named.

@@ -34,10 +34,10 @@ def loaded_dtype(keys: Keys, method: dict[str, Any], model: Any, *, by_trl: bool
         default = "float32" if by_trl else "bfloat16"
         return keys.choice("dtype", _DTYPES, default, default)
     keys.take("dtype")
-    return _of_checkpoint(keys, method, model)
+    return _checkpoint_dtype(keys, method, model)
 
 
-def _of_checkpoint(keys: Keys, method: dict[str, Any], model: Any) -> str:
+def _checkpoint_dtype(keys: Keys, method: dict[str, Any], model: Any) -> str:
     """Return the dtype of the model's checkpoint, with a remark if it is assumed."""
     dtype = checkpoint_dtype(model)
     assumed = dtype == "bfloat16" and "dtype" not in keys.script.unread

@@ -12,7 +12,6 @@ from app.forms.fields import DEVICE_TYPE, FIELDS, PHASES, RUN
 from app.forms.plan_form import FILE, Form, filled, non_default, read, typed_request
 from app.pages.hidden import with_hidden
 from app.presentation.changes import OFFLOADS
-from calculator.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,14 +60,6 @@ class Case:
     content: str
     plan: Form
     phases: Phases
-
-    @property
-    def run(self) -> str:
-        """The plan in a line."""
-        typed, shown = self.plan.typed, self.plan.shown
-        method = METHODS[self.plan.method].facts.label if self.plan.method in METHODS else self.plan.method
-        model = typed["model"] or "the model of a config.json"
-        return f"{method} on {model}, micro-batch {shown('micro_batch_size')}, {shown('sequence_length')} tokens"
 
     def read(self) -> ReadCase:
         """Return the case as the API reads it.
@@ -140,7 +131,7 @@ class ShownDiagnosis:
 
 
 def shown(case: Case, as_read: ReadCase) -> ShownDiagnosis:
-    """Return what the page shows of a case.
+    """Return the part of the page that shows a case.
 
     Raises:
         PlanError: if the run is not replayed.

@@ -7,11 +7,12 @@ from fastapi.responses import Response
 from starlette.requests import Request
 
 from app.api.responses import json_response
-from app.forms.layout import LABELS
-from app.forms.plan_form import read, read_strictly
+from app.forms.layout import LABELS, gpu_id
+from app.forms.plan_form import Form, read, read_strictly
 from app.pages.limits.view import PlanLimits, plan_limits
 from app.pages.parts import PageInParts, Part
 from calculator.common.errors import PlanError, Problem
+from calculator.devices.gpus import gpu
 
 router = APIRouter(include_in_schema=False)
 
@@ -29,7 +30,13 @@ def get_limits(request: Request) -> Response:
             refuses=True,
         )
 
-    context = {"form": form, "labels": LABELS, "problems": {}, "title": "Largest settings that fit"}
+    context = {
+        "card": _card(form),
+        "form": form,
+        "labels": LABELS,
+        "problems": {},
+        "title": "Largest settings that fit",
+    }
     page = PageInParts(template="limits/page.html", context=context, refusal=refusal)
     try:
         body = form.estimate()
@@ -37,6 +44,13 @@ def get_limits(request: Request) -> Response:
     except PlanError as error:
         return page.refused(error.problems)
     return page.answered(_parts(limits), body)
+
+
+def _card(form: Form) -> str:
+    """Return the GPU's name, with their number if there are several. Empty if the form names none."""
+    found = gpu_id(form.typed["gpu"])
+    count = form.shown("count")
+    return f"{'' if count == '1' else f'{count} × '}{gpu(found).name}" if found else ""
 
 
 def _parts(limits: PlanLimits) -> Iterator[Part]:

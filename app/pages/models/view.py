@@ -62,7 +62,7 @@ class PageOfTypes:
         """The address of each page."""
         return {number: self.address(page=str(number)) for number in range(1, self.count + 1)}
 
-    def of_engine(self, engine: str) -> int:
+    def count_of_engine(self, engine: str) -> int:
         """Return how many of the matching types an engine estimates."""
         return sum(engine in ("", model_type.engine or "none") for model_type in self.matching)
 

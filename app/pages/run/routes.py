@@ -12,7 +12,7 @@ from app.forms.plan_form import LONGEST_ADDRESS
 from app.pages.form_routes import form_routes
 from app.pages.parts import PageInParts, Part
 from app.pages.run.form import LABELS, RunForm, read
-from app.presentation import run_text, speed_text
+from app.presentation import run_text, speed_text, verdict
 from calculator.common.errors import PlanError, Problem
 from calculator.run.request import RunRequest, parse_run
 from calculator.run.run import whole_run
@@ -32,6 +32,7 @@ def _run_page(form: RunForm) -> Response:
         "answer": None,
         "errors": {},
         "title": "The whole run",
+        "verdict_text": verdict,
     }
     page = PageInParts(template="run/page.html", context=context, refusal=partial(_refusal, form))
     try:

@@ -26,12 +26,12 @@ from calculator.estimation.answer import (
     StoredBytes,
     Timeline,
 )
-from calculator.estimation.cuda_remarks import of_trace as of_cuda
-from calculator.estimation.cudnn_attention import of_trace as of_kernel
+from calculator.estimation.cuda_remarks import trace_remarks as of_cuda
+from calculator.estimation.cudnn_attention import trace_remarks as of_kernel
 from calculator.estimation.ledger import SOURCES
 from calculator.estimation.memory_and_fit import memory_and_fit
 from calculator.estimation.traced.grade import grade_of, summary_of
-from calculator.estimation.traced.rule import by_rule
+from calculator.estimation.traced.rule import estimate_reserved
 from calculator.estimation.traced.run import TracedDeviceReplay, state_of
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _memory(request: Request, document: TraceDocument) -> tuple[Memory, Fit | No
             lambda: tuple(Phase(name=name, peak_bytes=of_phase.bytes) for name, of_phase in document.peaks.items())
         ),
         (name, peak.operation),
-        replay.peak_reserved_bytes if replay else by_rule(document, (forward, backward)),
+        replay.peak_reserved_bytes if replay else estimate_reserved(document, (forward, backward)),
         partial(_timeline, document),
         replay,
     )

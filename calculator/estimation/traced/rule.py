@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from calculator.estimation.traced.document import TraceDocument
 
 
-def by_rule(document: TraceDocument, workspaces: Iterable[int]) -> int:
+def estimate_reserved(document: TraceDocument, workspaces: Iterable[int]) -> int:
     """Return the rule's estimate of `torch.cuda.max_memory_reserved` for a trace, in bytes.
 
-    `reserved_rule.by_rule` does the same for a step.
+    `reserved_rule.estimate_reserved` does the same for a step.
     """
     loaded = sum(tensor.bytes for tensor in document.loaded if tensor.base)
     kept = Counter(tensor.bytes for tensor in document.loaded if not tensor.base)

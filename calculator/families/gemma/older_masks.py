@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine.operations import expand
-from calculator.layers.masks import of_text
+from calculator.layers.masks import text_masks
 
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def batch_masks(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the masks of each attention type: older releases pass all layers the same."""
     if "masks_of_windowed_layers" not in context.older:
-        return of_text(context)
+        return text_masks(context)
     mask = None if context.attention == "flash_attention_2" else _causal(context)
     return {"full_attention": mask, "sliding_attention": mask}
 

@@ -245,7 +245,7 @@ def _standardized(context: Context, hidden_states: Tensor) -> Tensor:
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the decoder's masks. In windows, an image's tokens attend to each other if the config sets `vision`."""
-    made = masks.of_text(context)
+    made = masks.text_masks(context)
     if context.config["use_bidirectional_attention"] != "vision":
         return made
     tape, shape = context.tape, (context.batch, context.length)

@@ -106,7 +106,7 @@ def _projected(context: Context, inputs_embeds: Tensor) -> Tensor:
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the masks, also for text. The tokens of an image attend to each other if the config sets `vision`."""
     if context.config["use_bidirectional_attention"] != "vision":
-        return masks.of_text(context)
+        return masks.text_masks(context)
     blocks = context.tape.new((context.batch, context.length), "int64", "images by number")
     context.decoder_locals.append(blocks)
     return {kind: _mask(context, kind) for kind in sorted(masks.attention_types(context.layers))}

@@ -44,7 +44,7 @@ def _encode(context: Context) -> list[Tensor]:
     """Run the tower and the connector. Return the tokens of each sequence."""
     tiles = named(context.image_count * context.image.tiles, "tiles")
     pixel_values, *masks = _real_tiles(context, tiles)
-    last_hidden_state = image_encoder.of_masked_pixels(context, TOWER, pixel_values)
+    last_hidden_state = image_encoder.encode_masked_pixels(context, TOWER, pixel_values)
     del pixel_values
     image_features = _connected(context, last_hidden_state)
     del masks

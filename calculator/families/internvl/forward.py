@@ -203,7 +203,7 @@ def _projections(context: Context, modules: LayerModules, hidden_states: Tensor)
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the masks of the text model. With experts, there is only the mask of the layers' attention type."""
-    made = masks.of_text(context)
+    made = masks.text_masks(context)
     types = masks.attention_types(context.layers)
     return {kind: made[kind] for kind in made if kind in types or context.config["text_model_type"] != "qwen3_moe"}
 

@@ -107,7 +107,7 @@ def _back(node: Node, grad: Tensor) -> list[Tensor | None]:
     of_norm = None
     if inputs.norm is not None:
         kept.append(tape.scratch(call.inner, dtype, "gradient of the scan's output"))
-        of_norm = _of_norm(call, inputs.norm)
+        of_norm = _norm_gradient(call, inputs.norm)
     scanned = scan_back(call, projected, inputs.d.dtype, gated=inputs.norm is None)
     of_out = tape.new(inputs.out.shape, grad.dtype, "weight: gradient")
     of_out.viewed = True  # a view of a product of batches
@@ -115,7 +115,7 @@ def _back(node: Node, grad: Tensor) -> list[Tensor | None]:
     if inputs.out_bias is not None:
         of_out_bias = tape.new(inputs.out_bias.shape, grad.dtype, "bias: gradient")
     _copies = _aligned_copy(call, projected), _aligned_copy(call, projected)
-    of_conv, of_conv_bias = _of_filters(inputs)
+    of_conv, of_conv_bias = _convolution_gradients(inputs)
     of_rate, of_d, of_dt_bias = scanned.rate, scanned.d, scanned.dt_bias
     del kept, of_mixed, scanned, _copies
     of_dt_bias = ops.cast(of_dt_bias, inputs.dt_bias.dtype, "gradient of dt_bias, cast")
@@ -123,7 +123,7 @@ def _back(node: Node, grad: Tensor) -> list[Tensor | None]:
     return [gradient if edge else None for gradient, edge in zip(found, node.edges, strict=True)]
 
 
-def _of_norm(call: Call, weight: Tensor) -> Tensor:
+def _norm_gradient(call: Call, weight: Tensor) -> Tensor:
     """Return the norm's gradient: rows for several multiprocessors, their sum, and its cast (_layer_norm_bwd)."""
     tape, width, groups = weight.tape, int(weight.shape[0]), call.sizes.groups
     block = 1 << (width // groups - 1).bit_length()
@@ -134,7 +134,7 @@ def _of_norm(call: Call, weight: Tensor) -> Tensor:
     return ops.cast(summed, weight.dtype, "norm: gradient")
 
 
-def _of_filters(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+def _convolution_gradients(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
     """Return the gradients of weight and bias: in float32, then in their dtype (causal_conv1d_bwd_function)."""
     tape = inputs.conv.tape
     weight = tape.new(inputs.conv.shape, "float32", "convolution: gradient in float32")

@@ -158,14 +158,14 @@ def scan_back(call: Call, x: Tensor, dtype_of_d: DType, *, gated: bool, alone: b
     del states, last
     of_d = recomputed = of_x = None
     if gated:
-        partial = _of_d(call, tape)
+        partial = _d_gradient(call, tape)
         recomputed = tape.scratch(call.inner, dtype, "output, gated again")
         kept.append(tape.scratch(call.inner, dtype, "gradient before the gate"))
         of_d = ops.cast(tape.new((heads,), "float32", "gradient of D in float32"), dtype_of_d, "gradient of D")
         del partial
-    kept += _of_states(call, before, dtype)
+    kept += _state_gradients(call, before, dtype)
     del before
-    partial = _of_d(call, tape)
+    partial = _d_gradient(call, tape)
     if alone:
         of_x = tape.new(call.inner, dtype, "gradient of the scan's input")
     kept.append(tape.scratch(call.steps, "float32", "gradient of time steps"))
@@ -173,13 +173,13 @@ def scan_back(call: Call, x: Tensor, dtype_of_d: DType, *, gated: bool, alone: b
     from_x = tape.new((heads,), "float32", "gradient of D in float32")
     del partial
     from_x = ops.cast(from_x, dtype_of_d, "gradient of D")
-    kept += _of_products(call, tape)
+    kept += _product_gradients(call, tape)
     of_dt_bias = tape.new((heads,), "float32", "gradient of dt_bias in float32")
     of_rate = tape.new((heads,), "float32", "gradient of A")
     return _Grads(of_rate, from_x if of_d is None else of_d, of_dt_bias, of_x, recomputed)
 
 
-def _of_products(call: Call, tape: Tape) -> list[Tensor]:
+def _product_gradients(call: Call, tape: Tape) -> list[Tensor]:
     """Return the gradients of B, C, their products and the decay."""
     batch, heads, chunks, chunk = call.steps
     shared = (batch, call.inner[1], call.splits, call.sizes.groups, call.sizes.state)
@@ -200,12 +200,12 @@ def _of_products(call: Call, tape: Tape) -> list[Tensor]:
     return kept
 
 
-def _of_d(call: Call, tape: Tape) -> Tensor:
+def _d_gradient(call: Call, tape: Tape) -> Tensor:
     batch, heads, chunks, chunk = call.steps
     return tape.scratch((-(-chunk // _POSITIONS), batch, chunks, heads, 1), "float32", "gradient of D by chunks")
 
 
-def _of_states(call: Call, before: Tensor, dtype: DType) -> list[Tensor]:
+def _state_gradients(call: Call, before: Tensor, dtype: DType) -> list[Tensor]:
     """Return the gradients of the states, and the states in the dtype of the input (_state_passing_bwd)."""
     tape, (batch, chunks, heads, head, state) = before.tape, call.states
     _wide = tape.scratch(call.states, "float32", "gradient of states in float32")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.layers.layer_modules import LayerModules
 
 
-def of_rotary(
+def rotary_attention(
     context: Context, modules: LayerModules, x: Tensor, output: Tensor, prompt: Tensor, gate: Tensor
 ) -> Tensor:
     """Run AdaptedAttention.forward, of Llama and Mistral.
@@ -42,7 +42,9 @@ def of_rotary(
     return ops.cast(output, query_states.dtype, "output, cast back")
 
 
-def of_gpt2(context: Context, modules: LayerModules, x: Tensor, output: Tensor, prompt: Tensor, gate: Tensor) -> Tensor:
+def gpt2_attention(
+    context: Context, modules: LayerModules, x: Tensor, output: Tensor, prompt: Tensor, gate: Tensor
+) -> Tensor:
     """Run AdaptedAttentionGPT.forward.
 
     The queries are a part of the fused projection. There is no output projection.

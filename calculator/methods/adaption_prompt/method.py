@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 #: The function that wraps the attention of a family, and the name of the attention module. Source: peft 0.21,
 #: tuners/adaption_prompt/config.py, TRANSFORMERS_MODEL_CONFIG.
 FAMILIES: dict[str, tuple[str, Forward]] = {
-    "llama": ("self_attn", layer.of_rotary),
-    "mistral": ("self_attn", layer.of_rotary),
-    "gpt2": ("attn", layer.of_gpt2),
+    "llama": ("self_attn", layer.rotary_attention),
+    "mistral": ("self_attn", layer.rotary_attention),
+    "gpt2": ("attn", layer.gpt2_attention),
 }
 
 

@@ -63,7 +63,7 @@ def blocks(
     return (*(((first,), size) for first, size in found.items()), *of_others)
 
 
-def of_model(method: Full, model: Model) -> tuple[tuple[Block, int], ...]:
+def model_blocks(method: Full, model: Model) -> tuple[tuple[Block, int], ...]:
     """Return the blocks of a model and the number of parameters of each."""
     parameters = ((weight.name, elements(weight.shape)) for weight in model.weights())
     return blocks(parameters, include_embedding=method.include_embedding, include_lm_head=method.include_lm_head)
@@ -72,11 +72,11 @@ def of_model(method: Full, model: Model) -> tuple[tuple[Block, int], ...]:
 def chosen(method: Full, model: Model) -> tuple[int, Block] | None:
     """Return the block that the figures are for, with its number; None if there is none.
 
-    It is the one that stays, or the fullest: that with the most parameters, and of equal ones the first. The backward
-    pass ends at the trained block, so a block in front of others keeps more activations. A block of the output head
-    without embeddings keeps the fewest, and is never the fullest.
+    It is the one that stays, or the one that needs the most memory: the block with the most parameters, and the first
+    of equal ones. The backward pass ends at the trained block, so a block in front of others keeps more activations. A
+    block of the output head without embeddings keeps the fewest, and is never chosen.
     """
-    found = of_model(method, model)
+    found = model_blocks(method, model)
     if method.badam_switch_mode == "fixed":
         start = method.badam_start_block
         return (start, found[start][0]) if start is not None and start < len(found) else None
@@ -133,7 +133,7 @@ def problems(method: Full, model: Model) -> Iterator[Problem]:
     """Yield settings that badam refuses, and those that are not modeled."""
     if method.badam_mode == "ratio":
         yield Problem(loc="method.badam_mode", msg=RATIO, input="ratio")
-    count, start = len(of_model(method, model)), method.badam_start_block
+    count, start = len(model_blocks(method, model)), method.badam_start_block
     if not count:
         message = (
             f"BlockOptimizer finds no layers in {model.model_type}, whose parameters have no 'layers.' in their names:"

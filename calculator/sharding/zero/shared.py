@@ -38,9 +38,7 @@ def parameters_in_place(
 
     A shared parameter is a part of its own, without a layer.
     """
-    model = prepared.model
-    of_method = {parameter.name for parameter in prepared.method.added(model, prepared.given)}
-    of_several = of_method.intersection(model.tied.values())
+    model, of_several = prepared.model, shared_parameters(prepared)
     if not of_several:
         yield from parameters_by_part(model, tensors)
         return
@@ -56,6 +54,12 @@ def parameters_in_place(
             yield None, [shared[name]]
             begin = index
         yield layer, own[begin:] if begin else own
+
+
+def shared_parameters(prepared: PreparedModel) -> set[str]:
+    """Return the names of the parameters that a method shares among modules."""
+    of_method = {parameter.name for parameter in prepared.method.added(prepared.model, prepared.given)}
+    return of_method.intersection(prepared.model.tied.values())
 
 
 def _places(prepared: PreparedModel, names: Collection[str]) -> dict[str, _Place]:

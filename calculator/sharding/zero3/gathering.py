@@ -293,7 +293,7 @@ class Gathering:
                 continue
             elif parameter is not None:
                 before = live.most = live.bytes
-                references.of_event(position, kind, parameter, serial)
+                references.update(position, kind, parameter, serial)
             if live.most != before or live.bytes != before:
                 found.append(Moment(position, live.most, live.bytes, number=number))
         return found
@@ -309,7 +309,7 @@ class Gathering:
         if recorded is None:
             return self._moments(segment.events, segment.active)
         end = running.order.place + len(segment.fetched)
-        moments = RecordedRun(running, self._live, segment.events, self._references.of_event).follow(recorded)
+        moments = RecordedRun(running, self._live, segment.events, self._references.update).follow(recorded)
         running.order.place = end
         return moments
 

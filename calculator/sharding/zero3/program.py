@@ -231,14 +231,14 @@ class Program:
             period = self._followed.period
             return _Named(self.modules, modules, period), _Named(self.by_name, parameters, period)
 
-        def of_copy(copy: int) -> tuple[list[Event], list[Module], list[int]]:
+        def events_of_copy(copy: int) -> tuple[list[Event], list[Module], list[int]]:
             of_events, of_parameters = own, of_own
             if copy:
                 of_events, of_parameters = ([*named.of(copy)] for named in distinct())
             events = [*zip(positions, kinds, of_events, of_parameters, serials, strict=True)]
             return events, [of_events[number] for number in fetched], active  # type: ignore[misc]  # fetched: all are calls
 
-        return of_copy
+        return events_of_copy
 
     def _wrapped(self, mark: Placed) -> Iterator[Placed]:
         """Yield a mark, and the mark of the module that an adapter's layer calls."""

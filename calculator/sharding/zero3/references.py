@@ -45,7 +45,7 @@ class References:
         self.backward = backward
         self._graph, self.previous_graph = [], self._graph
 
-    def of_event(self, position: int, kind: str, parameter: Partitioned, serial: str) -> None:
+    def update(self, position: int, kind: str, parameter: Partitioned, serial: str) -> None:
         """Add or drop a reference: of a view, whose number is `serial`, or of the graph of a loss."""
         if kind == module_calls.UNPINNED:
             pin = serial, parameter

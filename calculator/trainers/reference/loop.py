@@ -67,7 +67,7 @@ class Reference(Loop):
         """Run the model under autocast, and keep only its loss."""
         with autocast.region(context.tape, context.training.autocast):
             if context.model.task.embeds:
-                return _of_texts(context, forward)
+                return _embedding_loss(context, forward)
             loss, outputs = forward()
             context.drop_outputs()
             return returned(context, loss, outputs)[0]
@@ -77,11 +77,11 @@ class Reference(Loop):
         return [*batch, loss]
 
 
-def _of_texts(context: Context, forward: Passes) -> Tensor:
+def _embedding_loss(context: Context, forward: Passes) -> Tensor:
     """Embed each text of the examples with its own forward pass, and return the loss of the embeddings."""
     rows = []
     for number, (ids, mask) in enumerate(context.texts, start=1):
-        hidden_states = forward.again("" if number == len(context.texts) else f"text {number}: ", ids)[0]
+        hidden_states = forward.run_again("" if number == len(context.texts) else f"text {number}: ", ids)[0]
         context.tape.component = "logits_and_loss"
         rows.append(embeddings.mean_of_tokens(hidden_states, mask))
         context.tape.component = "activations"

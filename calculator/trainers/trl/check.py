@@ -22,7 +22,7 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
         message = f"{trainer} precomputes no reference: use false, or the trainer trl-dpo"
         yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
     if not facts.generates:
-        yield from _of_generating(prepared, trainer)
+        yield from _generation_settings(prepared, trainer)
     yield from vllm.problems(prepared.training)
     if method.virtual_tokens:
         yield from _virtual_tokens(prepared, facts, trainer)
@@ -59,7 +59,7 @@ def _virtual_tokens(prepared: Subject, facts: TrainerFacts, trainer: str) -> Ite
         yield Problem(loc="method.name", msg=f"{message}, or another trainer", input=method.name)
 
 
-def _of_generating(prepared: Subject, trainer: str) -> Iterator[Problem]:
+def _generation_settings(prepared: Subject, trainer: str) -> Iterator[Problem]:
     """Yield settings that only generating trainers have."""
     for name in ("beta", "num_generations", "max_completion_length", "use_vllm"):
         given = getattr(prepared.training, name)

@@ -84,7 +84,7 @@ def unowned(context: Context, shape: Shape, dtype: DType) -> Tensor:
     return Tensor(context.tape, None, shape, dtype, None)
 
 
-def of_completions(context: Context, x: Tensor, name: str) -> Tensor:
+def completion_values(context: Context, x: Tensor, name: str) -> Tensor:
     """Return a copy of the values for the completions' tokens.
 
     x: (sequences, length - 1).

@@ -58,7 +58,7 @@ class GeneratingTrainer(ComparingTrainer):
             yield from generated.cache_problems(prepared.model, prepared.training)
         yield from generated_images.problems(prepared, label)
 
-    def least(self, name: str, training: Training) -> int:
+    def smallest_size(self, name: str, training: Training) -> int:
         """Return the smallest value of a size setting that the trainer accepts.
 
         A step has at least two completions of a prompt. A sequence has at least a token of a prompt and the completion.
@@ -160,7 +160,7 @@ class GeneratingTrainer(ComparingTrainer):
 
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the images of each micro-batch, which its part of the generation batch has. A batch is texts."""
-        return generated_images.of_micro_batch(prepared)
+        return generated_images.copied_tensors(prepared)
 
     def while_fetching(self, prepared: Subject) -> list[tuple[str, Shape, DType, int]]:  # noqa: ARG002  a hook's signature
         """Return nothing, because texts and images are on the host."""
@@ -178,8 +178,8 @@ class GeneratingTrainer(ComparingTrainer):
         )
 
     def _scored(self, prepared: Subject, rows: int) -> list[tuple[str, Shape, DType]]:
-        """Return what is kept of a step's generation batch in addition to its tokens."""
-        return [("advantages", (rows,), "float32"), *self.scores(prepared), *generated_images.of_step(prepared)]
+        """Return the tensors of a step's generation batch that are kept in addition to its tokens."""
+        return [("advantages", (rows,), "float32"), *self.scores(prepared), *generated_images.shared_tensors(prepared)]
 
     def generation(self, training: Training) -> GenerationBatch | None:
         """Return the completions of a step, which `generate` creates at once, or None if vLLM creates them."""
@@ -237,7 +237,7 @@ class GeneratingTrainer(ComparingTrainer):
         tape.component = "logits_and_loss"
         context.set_scope("loss: ")
         logps, entropies = (
-            generated.of_completions(context, output, name) for output, name in zip(outputs, _NAMES, strict=False)
+            generated.completion_values(context, output, name) for output, name in zip(outputs, _NAMES, strict=False)
         )
         aux_loss = None
         if context.model.adds_router_loss:

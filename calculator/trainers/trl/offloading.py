@@ -79,7 +79,7 @@ _TIMING = (
 
 
 def sentences(prepared: Subject) -> list[str]:
-    """Return what an answer says about offloaded activations."""
+    """Return the sentences of an answer about offloaded activations."""
     if saves_inputs_only(prepared):
         return [_OFFLOADED.format(saved=_CHECKPOINTED), _TIMING]
     saved = _REENTRANT if prepared.training.gradient_checkpointing else _NOT_CHECKPOINTED
@@ -93,8 +93,8 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         return
     checkpointed = training.gradient_checkpointing
     saves_inputs = saves_inputs_only(prepared)
-    unknown = None if saves_inputs else _of_unknown_layout(prepared)
-    viewed = None if saves_inputs or sharding in KEEP_STORAGES else _of_unknown_views(prepared)
+    unknown = None if saves_inputs else _unknown_layouts(prepared)
+    viewed = None if saves_inputs or sharding in KEEP_STORAGES else _unknown_views(prepared)
     without, way_out = _without_checkpoints(prepared)
     reasons = {
         f"{without} is not modeled for {unknown}, whose saved tensors have other layouts: {way_out}": (
@@ -164,8 +164,8 @@ def _trains_head(prepared: Subject) -> bool:
     return prepared.training.trainer != "trl-reward" and bool(prepared.module_spec(output.name, output).trained)
 
 
-def _of_unknown_views(prepared: Subject) -> str | None:
-    """Return what saves views of weights that are not modeled, or None."""
+def _unknown_views(prepared: Subject) -> str | None:
+    """Return, in words, the part of a run that saves views of weights which are not modeled, or None."""
     method = prepared.method
     if "experts" in prepared.model.kinds:
         return "models with experts"
@@ -174,8 +174,8 @@ def _of_unknown_views(prepared: Subject) -> str | None:
     return "DoRA" if getattr(method, "use_dora", False) else None
 
 
-def _of_unknown_layout(prepared: Subject) -> str | None:
-    """Return what saves tensors in layouts that are not modeled, or None."""
+def _unknown_layouts(prepared: Subject) -> str | None:
+    """Return, in words, the part of a run that saves tensors in layouts which are not modeled, or None."""
     model, method = prepared.model, prepared.method
     if any(layer.kind.attention in (*RECURRENT_TYPES, "hybrid") for layer in model.decoder.layers):
         return "layers without attention"

@@ -45,8 +45,8 @@ class OffloadedPeaks(FlatPeaks):
         """Return the number of norms, which is all that ranks differ by outside the backward pass."""
         return len(self._reduction.copies.get(number, ()))
 
-    def _fullest_point(self, number: int, share: _Share) -> PeakPoint:  # noqa: ARG002
-        """Return the fullest point of a rank in the backward pass, with the norms and copies that are alive there."""
+    def _peak_point(self, number: int, share: _Share) -> PeakPoint:  # noqa: ARG002
+        """Return the peak point of a rank in the backward pass, with the norms and copies that are alive there."""
         points = self._points(number)
         return max(((point.bytes + _bytes(alive), point, alive) for point, alive in points), key=itemgetter(0))
 
@@ -56,7 +56,7 @@ class OffloadedPeaks(FlatPeaks):
         large = self._large.get(number, [])
         if self._earlier is not None:
             yield self._earlier.intervals[0], ()
-        for start, end, kept in self._of_earlier(number):
+        for start, end, kept in self._earlier_intervals(number):
             yield _with_large(max(intervals[start:end], key=_SIZE), kept), ()
         after = [copy.interval + 1 for copy in copies] + [gradient.interval + 1 for gradient in large]
         cuts = sorted({0, len(intervals), *after})
@@ -71,8 +71,8 @@ class OffloadedPeaks(FlatPeaks):
 
     @property
     def in_backward(self) -> tuple[ResidentTensors, ...]:
-        """The tensors of the fullest rank in the backward pass, with all norms and the largest float64 copy."""
-        copies = self._reduction.copies.get(self.fullest.number, ())
+        """The tensors of the peak rank in the backward pass, with all norms and the largest float64 copy."""
+        copies = self._reduction.copies.get(self.peak_rank.number, ())
         largest = max((copy.elements for copy in copies), default=0)
         copied = (_in_float64(largest),) if largest else ()
         return (*super().in_backward, *_norms(len(copies)), *copied)
@@ -84,7 +84,7 @@ class OffloadedPeaks(FlatPeaks):
         if self._state.dtype != "float32":
             yield row("gradient in float32", elements, "gradient", "float32")
 
-    def _of_earlier(self, number: int) -> Iterator[tuple[int, int, int]]:
+    def _earlier_intervals(self, number: int) -> Iterator[tuple[int, int, int]]:
         """Yield the intervals of earlier micro-batches of stage 2.
 
         Each comes with the bytes of large gradients that the rank keeps.
@@ -98,9 +98,9 @@ class OffloadedPeaks(FlatPeaks):
             yield start, end, _bytes_before(large, start)
 
     def line(self) -> list[int]:
-        """Return the fullest rank's peak in each part of the backward pass: head, layers, code before layers."""
-        number = self.fullest.number
-        copies, kept = self._reduction.copies.get(number, []), [*self._of_earlier(number)]
+        """Return the peak in each part of the backward pass (head, layers, code before) on the peak rank."""
+        number = self.peak_rank.number
+        copies, kept = self._reduction.copies.get(number, []), [*self._earlier_intervals(number)]
         large = self._large.get(number, [])
         shared = sum(tensor.bytes for tensor in self._kept)
         norms = [_bytes(_norms(count)) for count in range(len(copies) + 1)]

@@ -15,7 +15,7 @@ from calculator.training_step.peak import Peak
 from calculator.training_step.zero3.curve import Curve
 from calculator.training_step.zero3.line import line
 from calculator.training_step.zero3.moments import First, PeakMoment
-from calculator.training_step.zero3.optimizer import fullest
+from calculator.training_step.zero3.optimizer import step_peak
 from calculator.training_step.zero3.other_rows import other_rows
 from calculator.training_step.zero3.passes import Passes
 
@@ -69,7 +69,7 @@ class PartitionedPeaks:
 
     @cached_property
     def _temporaries(self) -> Alive:
-        return fullest(self._state, self.gathering.at_step, self.gathering.kept, self.gathering.persistent)
+        return step_peak(self._state, self.gathering.at_step, self.gathering.kept, self.gathering.persistent)
 
     @property
     def blocks(self) -> tuple[ResidentTensors, ...]:
@@ -124,10 +124,10 @@ class PartitionedPeaks:
     def line(self, spans: Sequence[tuple[int, int]], *, backward: bool) -> list[int]:
         """Return the peak of each span of a pass. Spans of repeated layers have one peak per copy."""
         rest = sum([tensor.bytes for tensor in self._kept]) + (0 if backward else self._carried.bytes)
-        return [rest + size for size in line(self._of_layers, spans, self._windows, backward=backward)]
+        return [rest + size for size in line(self._passes_with_moments, spans, self._windows, backward=backward)]
 
     @cached_property
-    def _of_layers(self) -> Passes:
+    def _passes_with_moments(self) -> Passes:
         """The passes with all of their moments."""
         state = self._state
         return Passes(self.gathering, self._curve, self._first, state.sizes, state.dtype, keeps_moments=True)

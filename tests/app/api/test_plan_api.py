@@ -89,3 +89,10 @@ def test_needs_that_contradict_each_other_are_a_problem_document(client):
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["errors"][0]["loc"] == "needs.must_merge"
+
+
+def test_an_absent_device_is_reported_with_an_example(client):
+    refused = plan(client, {"model": "gpt2"}).json()
+    assert refused["detail"] == 'device: is required, such as {"gpu": "RTX 4090"}; or give a list of devices'
+    both = plan(client, {"model": "gpt2", "models": ["gpt2"], "device": {"gpu": "RTX 4090"}}).json()
+    assert both["detail"] == "model: give either model or a list of models, not both"

@@ -173,6 +173,8 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
         ("--per_device_train_batch_size 4", "--micro_batch_size"),
         ("--bf16 true", "--autocast bfloat16"),
         ("--load_in_4bit", "--method qlora"),
+        ("--epochs 3", "--num_train_epochs of the command run"),
+        ("--save_steps 3", "--save_steps of the command run"),
     ],
 )
 def test_an_unknown_option_names_the_one_that_was_probably_meant(arguments, meant, capsys):
@@ -181,6 +183,18 @@ def test_an_unknown_option_names_the_one_that_was_probably_meant(arguments, mean
     lines = capsys.readouterr().err.splitlines()
     assert lines[1].endswith(f"unrecognized arguments: {arguments}: did you mean {meant}?")
     assert len(lines) == 3
+
+
+def test_an_option_with_the_name_of_an_argument_is_answered_with_the_argument(capsys):
+    with pytest.raises(SystemExit):
+        main(["cards", "--gpu", "RTX 4090"])
+    assert capsys.readouterr().err.endswith("unrecognized arguments: --gpu: GPU is given without --gpu\n")
+
+
+def test_only_options_of_the_command_are_suggested(capsys):
+    with pytest.raises(SystemExit):
+        main(["cards", "--bf16"])
+    assert capsys.readouterr().err.endswith("unrecognized arguments: --bf16\n")
 
 
 def test_a_size_in_gib_and_one_in_bytes_exclude_each_other(capsys):

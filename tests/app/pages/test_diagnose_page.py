@@ -48,7 +48,7 @@ def test_the_page_of_a_plan_keeps_it_in_the_form_and_the_plan_links_to_it(client
     assert 'href="/diagnose?model=gpt2' in unescape(plan)
     text = client.get("/diagnose?model=gpt2&micro_batch_size=8").text
     assert '<input type="hidden" name="micro_batch_size" value="8">' in text
-    assert "micro-batch 8" in text
+    assert "QLoRA on gpt2, micro-batch 8, 2,048 tokens." in text
     assert 'href="/diagnose" aria-current="page"' in text
 
 

@@ -25,6 +25,10 @@ def test_plans_are_side_by_side_with_the_figures_of_the_json(client):
         assert plan["address"] == f"/{query}"
 
 
+def test_the_empty_page_says_where_a_link_is(client):
+    assert 'The address of <a href="/">an estimate\'s page</a> is its link.' in client.get("/difference").text
+
+
 def test_an_object_of_settings_is_named_by_its_path(client):
     query = address("/", "/?trainer=transformers&gradient_checkpointing=true&use_reentrant=true")
     response = client.get(f"/difference{query}")

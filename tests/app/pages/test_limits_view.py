@@ -27,6 +27,21 @@ def test_a_cell_of_the_map_equals_the_verdict_of_its_plan(client, reserved):
     )
 
 
+def test_the_page_marks_each_cell_whose_reserved_memory_is_by_the_rule(client):
+    rows = client.get("/limits.json").json()["map"]["rows"]
+    text = client.get("/limits").text
+    cells = re.findall(r'<a class="cell".*?</a>', text, re.DOTALL)
+    assert ["~" in cell for cell in cells] == [cell["reserved"] == "rule" for row in rows for cell in row]
+    ruled = client.get("/limits?reserved=rule").text
+    assert "~" not in ruled[ruled.index('<table class="map">') :]
+
+
+def test_the_page_names_the_run(client):
+    several = client.get("/limits?model=gpt2&method=lora&gpu=rtx-4060&count=2&sharding=ddp&reserved=rule").text
+    assert "The run: LoRA on gpt2, micro-batch 1, 2,048 tokens, on 2 × GeForce RTX 4060." in several
+    assert "on GeForce RTX 4090." in client.get("/limits?reserved=rule").text
+
+
 def test_by_the_rule_no_limit_and_no_cell_is_replayed(client):
     answer = client.get("/limits.json?reserved=rule").json()
     assert {cell["reserved"] for row in answer["map"]["rows"] for cell in row} == {"rule"}

@@ -23,8 +23,19 @@ def test_the_page_names_the_phase_and_lists_the_files(client):
     assert page.status_code == 200
     shown = text(page.text)
     assert as_json["ended_in"] == "evaluation"
+    assert as_json["sentence"].endswith(
+        "With fewer than 8 rows per batch (per_device_eval_batch_size) it needs less. eval_accumulation_steps moves"
+        " gathered outputs to host memory."
+    )
     assert as_json["sentence"] in shown
-    for words in ("Phase by phase", "Evaluation", "gathered logits", "adapter_model.safetensors", "optimizer.pt"):
+    for words in (
+        "LoRA · Qwen/Qwen2.5-0.5B · GeForce RTX 4060",
+        "Phase by phase",
+        "Evaluation",
+        "gathered logits",
+        "adapter_model.safetensors",
+        "optimizer.pt",
+    ):
         assert words in shown
     assert f"{as_json['files'][0]['bytes']:,}" in shown
 

@@ -326,7 +326,7 @@ def test_requests_that_are_never_freed_are_placed_where_they_are_one_by_one(befo
         rows.act(pool, action)
     later = [rows.add(units) for _ in range(times) for units in requests for _ in range(run)]
     sizes, other, reserved = [rows.sizes[row] for row in later], pool.copied(), pool.reserved
-    is_served = pool.serves(Need.of_sizes(sizes))
+    is_served = pool.serves(Need.from_sizes(sizes))
     other.allocate(sizes[: len(sizes) // times], times)
     pool.play(later, rows.sizes, rows.places)
     assert all(getattr(other, slot) == getattr(pool, slot) for slot in FlatPool.__slots__)

@@ -121,7 +121,7 @@ def test_a_layer_norm_of_many_rows_sums_gradients_of_blocks(rows, width, dtype, 
 
 def test_every_function_of_sizes_is_one_object_for_all_callers():
     multiprocessors = multiprocessors_of(None)
-    assert cuda_reductions._of_rows(2, multiprocessors) is cuda_reductions._of_rows(2, multiprocessors)
+    assert cuda_reductions._row_functions(2, multiprocessors) is cuda_reductions._row_functions(2, multiprocessors)
 
 
 def test_a_linear_layer_of_stage_3_sums_its_biass_gradient():

@@ -5,7 +5,7 @@ import pytest
 from calculator.engine.softmax import softmax_gradient
 from calculator.engine.tape import Tape
 from calculator.estimation import cuda_remarks
-from calculator.estimation.cuda_remarks import COUNTED, NOT_IN_TRACE, of_trace
+from calculator.estimation.cuda_remarks import COUNTED, NOT_IN_TRACE, trace_remarks
 from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
@@ -152,9 +152,9 @@ def test_a_step_without_a_difference_is_interpreted_once(monkeypatch):
 
 
 def test_an_answer_from_a_trace_says_that_eager_attention_needs_more():
-    assert [*of_trace(parse_request(body(**EAGER)))]
-    assert not [*of_trace(parse_request(body()))]
-    assert NOT_IN_TRACE in of_trace(typed("cuda"))
+    assert [*trace_remarks(parse_request(body(**EAGER)))]
+    assert not [*trace_remarks(parse_request(body()))]
+    assert NOT_IN_TRACE in trace_remarks(typed("cuda"))
 
 
 def test_passes_of_generate_on_the_math_kernel_differ_on_cuda():

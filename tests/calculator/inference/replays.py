@@ -11,7 +11,7 @@ from unittest import mock
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading
 from calculator.allocator.replay import Tensors
-from calculator.allocator.reserved_rule import of_passes
+from calculator.allocator.reserved_rule import inference_bytes
 from calculator.architecture.dimension import Dim
 from calculator.devices import library_workspace
 from calculator.engine import operations as ops
@@ -71,7 +71,7 @@ def compared_with_a_replay(model, method, serving):
     resident = ResidentState(PreparedModel(model, plan, serving.training, Device()))
     pass_peaks = peaks(resident, plan, serving)
     live = max(peak.bytes for peak in pass_peaks) + WORKSPACE
-    rule = of_passes(pass_peaks[0].resident_tensors, [peak.ran.recording for peak in pass_peaks], WORKSPACE)
+    rule = inference_bytes(pass_peaks[0].resident_tensors, [peak.ran.recording for peak in pass_peaks], WORKSPACE)
     return live, _reserved(resident, plan, serving), rule
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from calculator.common.errors import PlanError
 from calculator.estimation.request import parse_request
+from calculator.run.request import parse_run
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,23 @@ def test_a_field_outside_its_object_is_named_with_it():
         PlanError, match=r"trainer: unknown field; did you mean training.trainer\? Known fields are model"
     ):
         parse_request({"model": "gpt2", "method": {"name": "lora"}, "trainer": "trl-sft"})
+
+
+@pytest.mark.parametrize("key", ["epochs", "num_train_epochs"])
+def test_a_setting_of_a_whole_run_names_the_answer_that_takes_it(key):
+    message = (
+        rf"training.{key}: unknown field; the answer about a whole run \(/run\) takes it, as run.num_train_epochs\."
+    )
+    with pytest.raises(PlanError, match=message):
+        parse_request({"model": "gpt2", "method": {"name": "lora"}, "training": {key: 3}})
+
+
+def test_a_whole_runs_own_fields_are_among_the_known_ones():
+    body = {"model": "gpt2", "method": {"name": "lora"}}
+    with pytest.raises(PlanError, match=r"runs: unknown field; did you mean run\? Known fields are .*, run$"):
+        parse_run({**body, "runs": {}})
+    with pytest.raises(PlanError, match=r"run.epochs: unknown field; did you mean run.num_train_epochs\?"):
+        parse_run({**body, "run": {"epochs": 3}})
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_functions_refuse_what_the_api_refuses():
         estimate(SMALL, "lora")
     with pytest.raises(PlanError, match="a limit needs a GPU"):
         limits("r", SMALL, LoRA())
-    with pytest.raises(PlanError, match="give either model or a list of models"):
+    with pytest.raises(PlanError, match=r"model: is required, such as .*; or give a list of models"):
         plan(device=Device(gpu="RTX 4090"), needs=Needs())
     with pytest.raises(PlanError, match="unknown field; did you mean reserved"):
         compare(SMALL, reserve="rule")

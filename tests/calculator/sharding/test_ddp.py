@@ -149,7 +149,7 @@ def test_the_order_of_gradients_is_that_of_the_step_and_of_a_micro_batch_by_itse
 def test_the_buckets_add_to_every_phase_of_the_step_of_one_gpu(accumulated):
     one = phases(1, "none", gradient_accumulation_steps=accumulated)
     state = resident_state(request())
-    added = sum(tensor.bytes for tensor in state.of_sharding)
+    added = sum(tensor.bytes for tensor in state.sharding_tensors)
     assert 0 <= added - state.buckets.payload_bytes < 512 * len(state.buckets.steady)
     two = phases(gradient_accumulation_steps=accumulated)
     assert two == {phase: size + added for phase, size in one.items()}

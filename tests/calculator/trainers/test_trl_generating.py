@@ -2,7 +2,7 @@
 
 import pytest
 
-from calculator.allocator.reserved_rule import between_steps, of_generation
+from calculator.allocator.reserved_rule import between_steps, generation_bytes
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate, resident_state, training_step
 from calculator.estimation.request import parse_request
@@ -254,7 +254,7 @@ def test_a_limit_is_searched_from_the_smallest_value_that_the_trainer_accepts(tr
     body = {"model": MODEL, "method": LORA, "device": {"memory_bytes": 6 << 30}, "reserved": "rule"}
     settings = {"trainer": trainer, "micro_batch_size": 2, "sequence_length": 256, **training}
     answer = limit(parse_limit({**body, "training": settings, "solve_for": solve_for}))
-    assert TRAINERS[trainer].least(solve_for, wanted.training) == least
+    assert TRAINERS[trainer].smallest_size(solve_for, wanted.training) == least
     assert answer.value is not None
     assert answer.value >= least
 
@@ -278,4 +278,4 @@ def test_tensors_that_zero_keeps_between_steps_are_reserved_while_the_trainer_ge
     step = training_step(parse_request({**body, "device": {"count": 2, "sharding": sharding}}))
     divided = sum(tensor.bytes for tensor in step.resident.flat.divided)
     assert between_steps(step.resident, ()) > divided
-    assert of_generation(step, ()) > divided + max(batch.moment.bytes for batch in step.generation)
+    assert generation_bytes(step, ()) > divided + max(batch.moment.bytes for batch in step.generation)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from calculator.allocator.reserved_rule import by_rule
+from calculator.allocator.reserved_rule import estimate_reserved
 from calculator.common.errors import PlanError
 from calculator.engine import operations as ops
 from calculator.engine.layer_in_place import FirstBackward
@@ -68,7 +68,7 @@ def lora(**options):
 def figures(training):
     """Each phase's peak and what is alive there, and what the allocator reserves."""
     alive = [(peak.phase, peak.bytes, peak.operation, [*peak.alive.kinds().items()]) for peak in training.peaks()]
-    return alive, by_rule(training, (512, 512))
+    return alive, estimate_reserved(training, (512, 512))
 
 
 def unsaved(training):
@@ -197,7 +197,7 @@ def test_reserved_memory_counts_every_layer_if_the_first_could_need_more():
     method = lora(r=32, target_modules=["o_proj", "qkv_proj"])
     skipping = step(method, {**training, "adapter_dtype": "model"}, {"config": PHI3})
     assert first_layer_bound.counts(skipping.run.copies, skipping.run.storages.equal_sizes)
-    assert by_rule(skipping, (512, 512)) == by_rule(skipping.whole, (512, 512))
+    assert estimate_reserved(skipping, (512, 512)) == estimate_reserved(skipping.whole, (512, 512))
 
 
 @pytest.mark.parametrize(

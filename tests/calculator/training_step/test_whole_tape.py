@@ -53,7 +53,7 @@ def recorded(tape):
 @pytest.mark.parametrize("checkpoints", [False, True])
 def test_a_tape_of_periods_is_that_of_every_layer(sharding, method, config, checkpoints):
     model = prepared(sharding, config, method, {"gradient_checkpointing": checkpoints, "autocast": "bfloat16"})
-    found = whole_tape._of_periods(model)
+    found = whole_tape._repeat_third_period(model)
     assert found is not None
     every, repetition = whole_tape.whole_tape(model)
     assert recorded(found) == recorded(every) == recorded(whole_tape._interpreted(model, repetition))
@@ -61,5 +61,5 @@ def test_a_tape_of_periods_is_that_of_every_layer(sharding, method, config, chec
 
 def test_every_layer_is_interpreted_if_the_periods_share_a_loss():
     with_loss = {**MIXTRAL, "output_router_logits": True}
-    assert whole_tape._of_periods(prepared("zero2", with_loss, {"name": "full"}, {})) is None
-    assert whole_tape._of_periods(prepared("zero2", MIXTRAL, {"name": "full"}, {})) is not None
+    assert whole_tape._repeat_third_period(prepared("zero2", with_loss, {"name": "full"}, {})) is None
+    assert whole_tape._repeat_third_period(prepared("zero2", MIXTRAL, {"name": "full"}, {})) is not None

@@ -5,6 +5,7 @@
 
 from collections import Counter
 
+from validation.comparison.phase_traces import body_of_step
 from validation.comparison.phases import BEGIN, END, PAGE, compared, groups, lines
 
 
@@ -19,3 +20,11 @@ def test_a_phase_is_compared_with_its_traced_bytes():
     group, predicted, traced = next(compared())
     assert group == ("evaluation", "one GPU")
     assert predicted == traced > 0
+
+
+def test_a_trace_has_the_trainer_of_the_run():
+    request = {"model": "gpt2", "training": {"sequence_length": 8}, "run": {}, "reserved": "rule"}
+    assert body_of_step({"request": request}) == {
+        "model": "gpt2",
+        "training": {"sequence_length": 8, "trainer": "transformers"},
+    }

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from calculator.common.dtype import rounded
 from calculator.estimation.estimate import resident_state
 from calculator.estimation.request import parse_request
-from calculator.sharding.ddp_buffers import LIMIT, of_construction
+from calculator.sharding.ddp_buffers import LIMIT, construction_broadcasts
 from validation.reference.build import META, build_model
 from validation.sharding.process_group import one_rank_of
 from validation.sharding.streams import Streams
@@ -63,5 +63,5 @@ def test_parameters_and_buffers_are_joined_as_ddp_joins_them(config, method):
         model = build_model(request, META).model
         with Joined() as joined:
             _sync_module_states(model, dist.group.WORLD, LIMIT, 0, (), broadcast_buffers=True)
-    flat = of_construction(resident_state(request).prepared)
+    flat = construction_broadcasts(resident_state(request).prepared)
     assert [bucket.bytes for bucket in flat if bucket is not None] == joined.found

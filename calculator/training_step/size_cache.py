@@ -35,7 +35,7 @@ class Traced(Protocol[Result_co]):
         """Return the result for other sizes, or None if a guard fails."""
 
 
-class BySizes(Generic[Result]):
+class SizeCache(Generic[Result]):
     """A cache of results for requests that differ in sizes alone.
 
     With `traces_first`, the first request is traced too, and the last result is cached for requests of the same sizes.
@@ -63,9 +63,9 @@ class BySizes(Generic[Result]):
             symbolic = PreparedModel(prepared.model, method, given, prepared.device, prepared.stack)
             return traced(shape_env, symbolic)
 
-        return self.of_settings(prepared.given, prepared.method, partial(plain, prepared), symbolically)
+        return self.for_settings(prepared.given, prepared.method, partial(plain, prepared), symbolically)
 
-    def of_settings(
+    def for_settings(
         self,
         training: Training,
         method: AnyMethod,
@@ -80,7 +80,7 @@ class BySizes(Generic[Result]):
             return result
         if self.kept is not None and settings == self.kept[0]:
             return self.kept[1]
-        found = self._of_traces(settings())
+        found = self._evaluate_traces(settings())
         if found is None and len(self.traces) < MAX_TRACES:
             shape_env = ShapeEnv()
             symbolic = resized(training, shape_env.create_symint), resized(method, shape_env.create_symint)
@@ -90,7 +90,7 @@ class BySizes(Generic[Result]):
             self.kept = settings, found
         return found
 
-    def _of_traces(self, sizes: Sequence[int]) -> Result | None:
+    def _evaluate_traces(self, sizes: Sequence[int]) -> Result | None:
         """Return the result of a trace whose guards hold, which is tried first for the next sizes."""
         for number, trace in enumerate(self.traces):
             found = trace.with_sizes(sizes)

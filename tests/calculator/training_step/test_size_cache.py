@@ -2,7 +2,7 @@
 
 from calculator.inputs.training import Training
 from calculator.methods.full.method import Full
-from calculator.training_step.by_sizes import BySizes
+from calculator.training_step.size_cache import SizeCache
 
 
 class OfRemainder:
@@ -18,7 +18,7 @@ class OfRemainder:
 
 
 def test_the_trace_that_gave_the_last_result_is_tried_first():
-    cache, tried = BySizes(traces_first=True), []
+    cache, tried = SizeCache(traces_first=True), []
     remainders = iter((0, 1))
 
     def traced(*_):
@@ -27,7 +27,7 @@ def test_the_trace_that_gave_the_last_result_is_tried_first():
     def of(length):
         tried.clear()
         training = Training(sequence_length=length)
-        found = cache.of_settings(training, Full(), lambda: None, traced)
+        found = cache.for_settings(training, Full(), lambda: None, traced)
         return found, [*tried]
 
     assert of(64) == (0, [0])
