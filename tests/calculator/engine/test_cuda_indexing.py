@@ -37,7 +37,17 @@ def indexed(rows, width, indices, *, cuda):
     ],
 )
 def test_a_sort_of_indices_has_a_workspace(pairs, largest, size):
-    assert sort_bytes(pairs, largest) == size
+    assert sort_bytes(pairs, largest, (8, 0)) == size
+
+
+@pytest.mark.parametrize(
+    ("capability", "size"), [((7, 5), 345_087), ((8, 9), 343_039), ((9, 0), 342_015), ((12, 0), 342_015)]
+)
+def test_a_sort_has_larger_blocks_on_newer_gpus(capability, size):
+    tape = Tape(cuda=True)
+    tape.capability = capability
+    sort(tape, 20_000)
+    assert [shape for _, shape, *_ in tape.rows] == [(20_000,), (size,)]
 
 
 @pytest.mark.parametrize(
