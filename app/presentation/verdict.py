@@ -105,7 +105,9 @@ def communication_sentences(plan: Estimate) -> Iterator[str]:
     if between:
         yield f"With the ring algorithm, each node sends {size(between)} to another node in a step."
     memory = plan.memory
-    if memory.host_bytes is not None and memory.node_host_bytes is not None:
+    if memory.host_bytes is not None and memory.host_bytes == memory.node_host_bytes:
+        yield f"The process also keeps {size(memory.host_bytes)} in host memory."
+    elif memory.host_bytes is not None and memory.node_host_bytes is not None:
         yield (
             f"Each GPU's process also keeps {size(memory.host_bytes)} in host memory, and those of a node"
             f" {size(memory.node_host_bytes)} together."

@@ -136,7 +136,7 @@ class Choices:
         self._largest = largest
 
     def repeat(self, pool: FlatPool, places: Places, by: int) -> bool:
-        """Do what the events do for rows that are higher by some number.
+        """Repeat the events for rows whose numbers are higher by `by`.
 
         Return whether they choose alike. If they do not, nothing is done.
         """

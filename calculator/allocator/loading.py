@@ -122,7 +122,7 @@ class Loading:
         """The bytes that are allocated and freed before the weights are read, if the device is large enough."""
         return self.sizes[0]
 
-    def on(self, total: int | None) -> tuple[list[int], list[list[int]]]:
+    def for_device(self, total: int | None) -> tuple[list[int], list[list[int]]]:
         """Return the sizes, and the events before and after the cache is emptied, on a device with `total` bytes.
 
         The warmup leaves 1.2 GiB of it untouched.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.stack.releases import release
 from calculator.trainers import adapted_head
-from calculator.trainers.trl_sft.eras import OWN_LOSS, logs_from_logits
+from calculator.trainers.trl_sft.releases import OWN_LOSS, logs_from_logits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

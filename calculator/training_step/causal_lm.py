@@ -23,10 +23,10 @@ from calculator.layers.router_loss import add_router_loss
 from calculator.stack.changes import SAVED_ARGUMENTS
 from calculator.trainers import trainer_of
 from calculator.training_step.checkpointed_layers import CheckpointedLayers
-from calculator.training_step.compared import ModelPasses, run_no_grad_first
-from calculator.training_step.derived_passes import observed
+from calculator.training_step.derived_passes import run_observed
 from calculator.training_step.first_layer import enter_layers
 from calculator.training_step.first_period import FirstPeriod
+from calculator.training_step.model_passes import ModelPasses, run_no_grad_first
 from calculator.training_step.recorded_layers import RecordedLayers
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
     layers, known = context.layer_loop, RecordedLayers.of(context, _layer)
     run = _runner(context, known, retained)
-    if (first := FirstPeriod(hidden_states, known) if context.leaves_out_first_period else None) is not None:
+    if (first := FirstPeriod(hidden_states, known) if context.skips_first_period else None) is not None:
         del hidden_states
         hidden_states = first.output(context)
     may_repeat = context.may_repeat_first_period and hidden_states.edge is not None
@@ -187,7 +187,7 @@ def _runner(
     run = partial(_layer, checkpointed=checkpointed) if known is None else known.run
     if context.skipped is not None and context.skipped.derives and context.tape.grad_enabled:
         kept = None if retained is None or retained.storage is None else retained.storage.row
-        return partial(observed, context.skipped, run, kept)
+        return partial(run_observed, context.skipped, run, kept)
     return run
 
 
@@ -271,7 +271,7 @@ def _layer(
     first_leaf = len(context.parameters.leaves)
     alike = None if checkpointed is None else checkpointed.like_layer(context, number, hidden_states)
     if alike is not None and alike.is_known(number):
-        return unit.after(alike.again(context, unit.before(hidden_states)))
+        return unit.after(alike.record_again(context, unit.before(hidden_states)))
     modules = context.layer(layer, f"{context.model.stacks[decodes and len(context.model.stacks) > 1].name}.*.")
     own, given_masks = _shared(context, layer.kind.attention)
     tables = unit.cast(own)

@@ -32,7 +32,7 @@ def leave_out(context: Context) -> None:
         return
     if context.method.virtual_tokens or not can_be_recorded(context) or _may_cache_input(context):
         return
-    context.repetition, context.leaves_out_first_period = shortened, True
+    context.repetition, context.skips_first_period = shortened, True
 
 
 def _may_cache_input(context: Context) -> bool:

@@ -350,7 +350,7 @@ class ResidentState:
 
     @cached_property
     def _broadcast(self) -> tuple[ResidentTensor, ...]:
-        return ddp_buffers.at_once(self.prepared)
+        return ddp_buffers.live_flat_tensors(self.prepared)
 
     @cached_property
     def _used_map(self) -> tuple[ResidentTensor, ...]:

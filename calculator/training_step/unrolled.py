@@ -16,8 +16,8 @@ from calculator.engine.repetition import Repetition
 from calculator.sharding.streams import streams_of
 from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.checkpointed_layers import LayersDifferError
-from calculator.training_step.compared import fills_cache
 from calculator.training_step.equal_periods import EqualPeriods
+from calculator.training_step.model_passes import fills_cache
 from calculator.training_step.periods import Periods, Window, first_product, once, parts, shifted
 from calculator.training_step.repeated_layers import with_every_layer
 from calculator.training_step.training_context import training_context

@@ -84,7 +84,7 @@ class FlatState:
             prepared.device.count,
             round_robin=self.zero.round_robin_gradients,
         )
-        #: The cached fullest moments of the optimizer's step, by what a rank owns.
+        #: The cached peak moments of the optimizer's step, by what a rank owns.
         self.steps: dict[Hashable, tuple[ResidentTensors, ...]] = {}
 
     @property

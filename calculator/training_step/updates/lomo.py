@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.engine.cuda_reductions import PARTIAL_MEANS, sum_to
+
 if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
     from calculator.resident.optimizer import Optimizer
@@ -59,8 +61,11 @@ def _normalized(tape: Tape, p: ResidentTensor, squared: Tensor) -> Tensor:
     if len(p.shape) < 2:
         return tape.new(p.shape, "float32", f"{p.name}: update")
     rows, columns = p.shape[:-1], (*p.shape[:-2], p.shape[-1])
-    for shape, name in ((rows, "row means"), (columns, "column means")):
+    kept = (*rows, 1), (*p.shape[:-2], 1, p.shape[-1])
+    for shape, dims, name in zip((rows, columns), kept, ("row means", "column means"), strict=True):
         mean = tape.new(shape, "float32", name)
+        if tape.cuda:
+            sum_to(tape, p.shape, dims, "float32", PARTIAL_MEANS)
         del mean
     of_rows = tape.new((1,), "float32", "mean of the row factor")
     r_factor = tape.new(rows, "float32", "row factor")

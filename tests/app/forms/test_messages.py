@@ -40,7 +40,10 @@ def wrong(client, path, **typed):
             {"model_type": "llama", "hidden_size": "4096"},
             "config.json: hidden_size: must be a whole number above 0, not '4096'; vocab_size, intermediate_size, ",
         ),
-        ({"model_type": "lama"}, "config.json: model_type: 'lama' is not a known family; known families are "),
+        (
+            {"model_type": "lama"},
+            "config.json: model_type: 'lama' is not a known family; did you mean llama? Known families are ",
+        ),
     ],
 )
 def test_an_error_in_a_config_is_reported_by_its_key_with_the_value(client, path, config, message):
