@@ -80,9 +80,8 @@ class Loading:
         self._request([WARMUP], [rounded(warmup)])
         self.add_events([~0])
         reads = self._reads(base)
-        read = [tensor for tensor in base if tensor in reads]
-        by_name: list[ResidentTensor] = sorted(read, key=self._key)
-        self._recast(read, reads, self._read(by_name, reads))
+        by_name: list[ResidentTensor] = sorted(reads, key=self._key)
+        self._recast([*reads], reads, self._read(by_name, reads))
         if empties:
             self._empty_cache()
         for group, count in layers(tensor for tensor in state if not tensor.base):
