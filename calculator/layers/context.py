@@ -185,6 +185,7 @@ class Context(BatchState):
             model.tied,
             accumulation=self.hooks.accumulation(training),
             keeps_inputs="inputs_of_frozen_4bit_layers" in self.older or method.keeps_inputs,
+            follows_inputs="compute_dtype_of_the_input" in self.older,
             dtype=self.hooks.param_dtype,
             graph=tape is None,
             shares=model.runs_several_times,

@@ -69,13 +69,13 @@ def is_determined(recording: Recording) -> bool:
         return True
     curve, backward, sizes = recording.curve, marks["backward"], recording.storages.sizes
     # While a later layer runs under no_grad, its input and the first layer's input are alive.
-    most = _most(curve, marks["forward"], marks[TRAINED], backward) + max(curve.growth[:1], default=0)
+    most = _peak_bound(curve, marks["forward"], marks[TRAINED], backward) + max(curve.growth[:1], default=0)
     excess = max([sum([sizes[size] * count for size, count in counts]) for counts in _excess(recording.copies)])
     return DIFFERS not in marks and most + excess < curve.peak(marks["forward"], backward).bytes
 
 
-def _most(curve: MemoryCurve, forward: int, start: int, end: int) -> int:
-    """Return the peak bytes alive between two positions without the copies of the forward pass, or a bound on them.
+def _peak_bound(curve: MemoryCurve, forward: int, start: int, end: int) -> int:
+    """Return the peak bytes between two positions without the copies of the forward pass, or an upper bound.
 
     The forward pass starts at `forward` and ends at the second position.
     """

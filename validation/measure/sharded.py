@@ -17,11 +17,12 @@ import torch
 from calculator.estimation.estimate import estimate
 from calculator.estimation.sharded_request import parse_sharded_request
 from validation.comparison.show import peak_rank
-from validation.measure.checkpoint import loaded, save_checkpoint, without_values
+from validation.measure.checkpoint import loaded, save_checkpoint
 from validation.measure.layer import fused_dropout
 from validation.measure.meter import every_block_split, meter_of
 from validation.measure.step import PHASES, emptied, release
 from validation.reference.build import adapted, build_model
+from validation.reference.uninitialized import without_values
 from validation.sharding.on_cuda import one_rank_on_cuda
 from validation.sharding.streams import Streams
 from validation.sharding.trace import ENGINES

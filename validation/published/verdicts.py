@@ -87,7 +87,7 @@ def _errors(errors: list[float]) -> dict[str, float]:
 
 
 def near_limit(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the runs that were near their GPU's limit, one row of process memory each, the fullest first."""
+    """Return the runs that were near their GPU's limit, one row of process memory each, the nearest first."""
     near = [row for row in rows if row.get("verdict") and _used_share(row) >= NEAR]
     return sorted(near, key=lambda row: (-_used_share(row), row["id"]))
 

@@ -114,7 +114,7 @@ def _written_back(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
 
 
 def _changes(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
-    """Yield the new copies as they come to be, while the old copies and states are alive.
+    """Yield the new copies one by one as they are allocated, while the old copies and states are alive.
 
     The next block is one of the same size. `clone().float()` copies a half-precision parameter twice.
     """

@@ -37,8 +37,9 @@ def verdict_of(body, name, value):
     return estimate(parse_request({**request, part: {**request.get(part, {}), name: value}})).fit.verdict
 
 
-@pytest.mark.parametrize("body", requests(31, 6, "replay"), ids=lambda body: body["solve_for"])
-def test_a_random_limit_fits_by_its_own_estimate_and_one_more_does_not(body):
+@pytest.mark.parametrize("number", range(6))
+def test_a_random_limit_fits_by_its_own_estimate_and_one_more_does_not(number):
+    body = requests(31, 6, "replay")[number]
     answer = limit(parse_limit(body))
     name = answer.solve_for
     assert list(faults(answer)) == []

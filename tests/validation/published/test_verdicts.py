@@ -41,7 +41,9 @@ def test_process_memory_is_summarized_from_its_rows():
 def test_the_replay_is_closer_than_the_rule_to_process_memory_of_every_method():
     for line in LINES.values():
         assert line["replay"]["median_absolute_error"] < line["rule"]["median_absolute_error"]
-    assert LINES["fms_acceleration", "all"]["replay"]["median_absolute_error"] < 0.027
+    assert (
+        LINES["fms_acceleration", "all"]["replay"]["median_absolute_error"] < 0.028
+    )  # of 58 figures, four of them with foreign memory
     assert LINES["peft_metamathqa", "all"]["replay"]["median_absolute_error"] < 0.002
 
 
