@@ -27,8 +27,11 @@ class CommandParser(argparse.ArgumentParser):
 
     @property
     def _short_usage(self) -> str:
-        arguments = "".join(f" {action.metavar or action.dest}" for action in self._get_positional_actions())
-        return f"usage: {self.prog} [OPTION]...{arguments}\n"
+        return f"usage: {' '.join((self.prog, '[OPTION]...', *self._names_of_arguments))}\n"
+
+    @property
+    def _names_of_arguments(self) -> list[str]:
+        return [str(action.metavar or action.dest) for action in self._get_positional_actions()]
 
     def format_help(self) -> str:
         """Return the help, with a short usage if every option's would take many lines."""
@@ -38,22 +41,31 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the error with the usage, or with a hint to --help if the usage is long. Exit with status 2."""
         usage = self.format_usage()
+        message += _close_choice(message) or self._without_option(message) or _close_options(message, usage)
         if usage.count("\n") > MOST_LINES:
             lines = (
                 self._short_usage.rstrip(),
-                f"{self.prog}: error: {message}{_close_choice(message) or _close_options(message, usage)}",
+                f"{self.prog}: error: {message}",
                 f"{self.prog} --help lists the options",
             )
             self.exit(2, "".join(f"{line}\n" for line in lines))
-        super().error(f"{message}{_close_choice(message) or _close_options(message, usage)}")
+        super().error(message)
+
+    def _without_option(self, message: str) -> str:
+        """Return a hint if an unknown option has the name of an argument that is given without one."""
+        names = {f"--{name.lower()}": name for name in self._names_of_arguments}
+        found = next((option for option in _unknown(message) if option in names), None)
+        return f": {names[found]} is given without {found}" if found else ""
+
+
+def _unknown(message: str) -> list[str]:
+    return _OPTION.findall(message) if message.startswith("unrecognized arguments") else []
 
 
 def _close_options(message: str, usage: str) -> str:
     """Return the options whose names are close to those that are unknown."""
-    if not message.startswith("unrecognized arguments"):
-        return ""
     options = sorted({*_OPTION.findall(usage)})
-    given = [option.replace("-", "_").lstrip("_") for option in _OPTION.findall(message)]
+    given = [option.replace("-", "_").lstrip("_") for option in _unknown(message)]
     found = [meant for name in given if (meant := _meant(name, options) or _close(name, options))]
     return f": did you mean {' and '.join(found)}?" if found else ""
 
@@ -63,8 +75,10 @@ def _meant(name: str, options: list[str]) -> str | None:
     meant = suggested_field(name)
     if meant is None:
         return None
-    option = f"--{meant.field.rpartition('.')[2]} {meant.value}".rstrip()
-    return f"{option} of the command run" if meant.is_of_a_run and option not in options else option
+    option = f"--{meant.field.rpartition('.')[2]}"
+    if option in options:
+        return f"{option} {meant.value}".rstrip()
+    return f"{option} of the command run" if meant.is_of_a_run else None
 
 
 def _close(name: str, options: list[str]) -> str | None:

@@ -31,6 +31,12 @@ def margin(count: int) -> str:
     return f"{sign}{amount:,.1f}" if amount >= 1 else f"{sign}{amount:.2f}"
 
 
+def about(count: int) -> str:
+    """Format a margin in GiB that is not exact, as short as an exact one: ≈+13, ≈−0.4."""
+    amount, sign = abs(count) / GIB, "−" if count < 0 else "+"
+    return f"≈{sign}{amount:,.0f}" if amount >= 10 else f"≈{sign}{amount:.1f}"
+
+
 def sentence(text: str) -> str:
     """Capitalize the first letter."""
     return text[:1].upper() + text[1:]

@@ -47,13 +47,28 @@ def sentence(run: WholeRun) -> str:
     ended = run.ended_in
     if ended is not None:
         assert ended.ends_by is not None
-        return f"The run ends {IN_SENTENCE[ended.name]}: it runs out of {_RESOURCES[ended.ends_by]}. {_needs(ended)}"
+        ends = f"The run ends {IN_SENTENCE[ended.name]}: it runs out of {_RESOURCES[ended.ends_by]}. {_needs(ended)}"
+        return f"{ends}{_way_out(run, ended)}"
     highest = max(run.phases, key=lambda phase: phase.required_bytes)
     most = f"The most GPU memory is needed {IN_SENTENCE[highest.name]}: {gib(highest.required_bytes):,.2f} GiB."
     if run.verdict is None:
         return most
     every = "Every phase with figures" if run.unanswered else "Every phase"
     return f"{every} {'fits' if run.verdict is Verdict.FITS else 'runs, but one is tight'}. {most}"
+
+
+def _way_out(run: WholeRun, ended: RunPhase) -> str:
+    """Return which settings of an evaluation that runs out of GPU memory need less. Empty for other phases."""
+    settings = run.run
+    if ended.name not in {"evaluation", "generation"} or ended.ends_by != "gpu":
+        return ""
+    gathers = settings.compute_metrics and not settings.prediction_loss_only and not settings.eval_accumulation_steps
+    moves = " eval_accumulation_steps moves gathered outputs to host memory." if gathers else ""
+    batch = settings.per_device_eval_batch_size
+    fewer = (
+        f" With fewer than {batch:,} rows per batch (per_device_eval_batch_size) it needs less." if batch > 1 else ""
+    )
+    return f"{fewer}{moves}"
 
 
 def _needs(phase: RunPhase) -> str:

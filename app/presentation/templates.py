@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from app.forms.messages import worded
 from app.http.root_path import ROOT_PATH, from_root
 from app.presentation.format import (
+    about,
     decimal,
     deviation,
     exact,
@@ -59,6 +60,7 @@ environment = Environment(
     lstrip_blocks=True,
 )
 environment.filters.update(
+    about=about,
     decimal=decimal,
     deviation=deviation,
     exact=exact,

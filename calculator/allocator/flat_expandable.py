@@ -78,7 +78,7 @@ class FlatExpandable:
         other._ranges = [pool_range.saved() for pool_range in self._ranges]  # noqa: SLF001  its own class
         return other
 
-    def on(self, capacity: int, total: int) -> None:
+    def set_capacity(self, capacity: int, total: int) -> None:
         """Set the bytes that the device offers.
 
         A segment has addresses for 9/8 of its total memory, or for more than a run needs.
@@ -250,7 +250,7 @@ class FlatExpandable:
     def _grow(self, pool_range: Range, size: int, row: int) -> Placed:
         block = self._map(pool_range, size)
         if block is None:
-            self._empty_cache()
+            self.empty_cache()
             self.retries += 1
             block = self._map(pool_range, size)
         if block is None:
@@ -285,7 +285,8 @@ class FlatExpandable:
         self.max_reserved = max(self.max_reserved, reserved)
         return pool_range.map(address, pages)
 
-    def _empty_cache(self) -> None:
+    def empty_cache(self) -> None:
+        """Return every wholly free page to the device (release_cached_blocks)."""
         mask = (1 << self._shift) - 1
         for pool_range in reversed(self._ranges):
             for key in pool_range.free.copy():

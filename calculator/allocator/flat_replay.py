@@ -115,7 +115,8 @@ class FlatRun:
         gradients = enumerate(self.batches[0].gradients.rows)
         places = {row: (number, n) for number, rows in gradients for n, row in enumerate(rows)}
         self._taken = [(row, *places[of_first]) for row, of_first in run.taken if of_first in places]
-        self.load = self._listed("load", run.loading.events, load)
+        #: The stages of the load, between which the cache is emptied.
+        self.load = [self._listed("load", events, load) for events in run.loading.stages]
         clipped = Stage("optimizer_step", TemporaryPart(temporaries, self.rows), self.rows)
         fetching = [Stage("forward", TemporaryPart(before, self.rows), self.rows)] if before else []
         others = [*fetching, *self._passes(first=False), clipped]
@@ -228,12 +229,16 @@ class FlatReplay:
     def load(self) -> None:
         """Load the model onto the device."""
         run = self.run
-        sizes, events = run.loading.on(self.total)
-        if sizes is run.loading.sizes:
-            self._play_stage(run.load, _empty_places(len(sizes)))
-        else:
-            units = [size // BLOCK for size in sizes]
-            self._play(events, run.load.rows, units, pools_of(units, ()), _empty_places(len(sizes)))
+        sizes, stages = run.loading.for_device(self.total)
+        places = _empty_places(len(sizes))
+        for number, (stage, events) in enumerate(zip(run.load, stages, strict=True)):
+            if number:
+                self.allocator.empty_cache()
+            if sizes is run.loading.sizes:
+                self._play_stage(stage, places)
+            else:
+                units = [size // BLOCK for size in sizes]
+                self._play(events, stage.rows, units, pools_of(units, ()), places)
         if run.buckets:
             self._play(run.buckets[0], run.rows, run.rows.sizes, run.rows.keys, self.places[1])
         self.phase = "forward"

@@ -30,9 +30,9 @@ class HostLoading(Loading):
         """The bytes of the warmup: 0, since nothing is allocated before the weights are read."""
         return 0
 
-    def on(self, total: int | None) -> tuple[list[int], list[int]]:  # noqa: ARG002  nothing depends on the device
+    def for_device(self, total: int | None) -> tuple[list[int], list[list[int]]]:  # noqa: ARG002  nothing depends on the device
         """Return the sizes and events, which are the same on a device of any size."""
-        return self.sizes, self.events
+        return self.sizes, self.stages
 
     def spare(self, total: int) -> int:
         """Return by how many bytes a device could shrink: all of them, since the load does not depend on its size."""

@@ -1,8 +1,8 @@
 """The allocations that load a model onto the GPU, before its first step.
 
 Source: transformers/modeling_utils.py (caching_allocator_warmup) and core_model_loading.py, which quantizes matrices
-one by one; bitsandbytes.functional.quantize_4bit; peft.utils.other.prepare_model_for_kbit_training; then PEFT's own
-modules.
+one by one; bitsandbytes.functional.quantize_4bit; peft.utils.other.prepare_model_for_kbit_training, which then empties
+the cache; then PEFT's own modules.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.allocator.equal_layers import EqualLayers, shifted_rows
 from calculator.common.dtype import ITEMSIZE, rounded
 from calculator.resident.per_parameter import tensors
+from calculator.stack.releases import release
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from calculator.allocator.flat_pool import FlatPool
     from calculator.inputs.training import Training
+    from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensor import ResidentTensor
 
@@ -27,6 +29,14 @@ WARMUP = "transformers: caching_allocator_warmup"
 #: The bytes of the device that the warmup does not allocate. Source: transformers 5.13, modeling_utils.py,
 #: caching_allocator_warmup.
 UNTOUCHED = 1.2 * (1 << 30)
+#: The first release of PEFT whose prepare_model_for_kbit_training empties the cache.
+#: Source: peft 0.20.0, utils/other.py (auto_clear_cache).
+EMPTIES_CACHE = (0, 20)
+
+
+def empties_cache(prepared: PreparedModel) -> bool:
+    """Return whether PEFT empties the cache after it has cast the weights of a loaded model to float32."""
+    return prepared.method.is_cast_to_float32 and release(prepared.stack.peft)[:2] >= EMPTIES_CACHE
 
 
 def layers(resident: Iterable[ResidentTensors]) -> Iterator[tuple[list[ResidentTensor], int]]:
@@ -70,16 +80,18 @@ class Loading:
     """The events of loading a model. Event `n` allocates a tensor of `sizes[n]` bytes, and event `~n` frees it.
 
     Attributes:
-        parts: Layers that are read alike, and other events as a layer of their own.
+        parts: Layers that are read in the same way, and other events as a layer of their own.
+        parts_before: The number of parts after which the cache is emptied. None if it is not.
         names: The name of each row's tensor.
         most_reserved: The number of bytes that the load reserves on a device with enough room, and returns before the
             first step.
         loaded: The small and the large pool that the last fast replay of the load left, on an unlimited device.
     """
 
-    __slots__ = ("_events", "loaded", "most_reserved", "names", "parts", "sizes", "training")
+    __slots__ = ("_events", "loaded", "most_reserved", "names", "parts", "parts_before", "sizes", "training")
 
-    def __init__(self, state: tuple[ResidentTensor, ...], training: Training) -> None:
+    def __init__(self, state: tuple[ResidentTensor, ...], training: Training, *, empties: bool = False) -> None:
+        """List the events of a load. `empties`: whether the cache is emptied before tensors are added to the model."""
         self._begin(training)
         base = [tensor for tensor in state if tensor.base]
         warmup = sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)
@@ -88,6 +100,8 @@ class Loading:
         reads = {tensor: self._read_of(tensor) for tensor in base}
         by_name: list[ResidentTensor] = sorted(base, key=self._key)
         self._recast(base, reads, self._read(by_name, reads))
+        if empties:
+            self._empty_cache()
         for group, count in layers(tensor for tensor in state if not tensor.base):
             self._request([tensor.name for tensor in group], [rounded(_size(tensor)) for tensor in group], count)
 
@@ -97,6 +111,7 @@ class Loading:
         self.sizes: list[int] = []
         self.names: list[str] = []
         self.parts: list[EqualLayers] = []
+        self.parts_before: int | None = None
         self._events: list[int] | None = None
         self.loaded: tuple[FlatPool, FlatPool] | None = None
 
@@ -109,22 +124,38 @@ class Loading:
 
     def add_events(self, events: Iterable[int]) -> None:
         """Add events at the end."""
-        if not self.parts or self.parts[-1].times > 1:
+        if not self.parts or self.parts[-1].times > 1 or len(self.parts) == self.parts_before:
             self.parts.append(EqualLayers([], 0, 1))
         self.parts[-1].events.extend(events)
         self._events = None
+
+    def _empty_cache(self) -> None:
+        """Empty the cache after the events so far."""
+        self.parts_before = len(self.parts)
 
     @property
     def warmup(self) -> int:
         """The bytes that are allocated and freed before the weights are read, if the device is large enough."""
         return self.sizes[0]
 
-    def on(self, total: int | None) -> tuple[list[int], list[int]]:
-        """Return the sizes and events on a device with `total` bytes. The warmup leaves 1.2 GiB of it untouched."""
+    def for_device(self, total: int | None) -> tuple[list[int], list[list[int]]]:
+        """Return the sizes, and the events before and after the cache is emptied, on a device with `total` bytes.
+
+        The warmup leaves 1.2 GiB of it untouched.
+        """
+        first, *rest = self.stages
         if total is None or total - UNTOUCHED >= self.warmup:
-            return self.sizes, self.events
+            return self.sizes, [first, *rest]
         warmup = rounded(max(0, int(total - UNTOUCHED)))
-        return [warmup, *self.sizes[1:]], self.events if warmup else self.events[2:]
+        return [warmup, *self.sizes[1:]], [first if warmup else first[2:], *rest]
+
+    @property
+    def stages(self) -> list[list[int]]:
+        """All events in order, in lists between which the cache is emptied."""
+        if self.parts_before is None:
+            return [self.events]
+        count = sum(len(part.events) * part.times for part in self.parts[: self.parts_before])
+        return [self.events[:count], self.events[count:]]
 
     def spare(self, total: int) -> int:
         """Return by how many bytes a device could shrink before the load requests something else."""

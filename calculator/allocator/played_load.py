@@ -24,11 +24,20 @@ def parts_by_pool(parts: Sequence[EqualLayers], sizes: Sequence[int]) -> tuple[l
     )
 
 
-def load(pool: FlatPool, parts: Sequence[EqualLayers], sizes: Sequence[int], places: Places) -> None:
-    """Play the parts of a load. Most of it is not freed."""
+def load(
+    pool: FlatPool, parts: Sequence[EqualLayers], sizes: Sequence[int], places: Places, parts_before: int | None
+) -> int:
+    """Play the parts of a load, and empty the cache after the first `parts_before` ones. Most of it is not freed.
+
+    Return what is reserved before the cache is emptied, or 0.
+    """
+    before = 0
     last = max((n for n, part in enumerate(parts) if min(part.events, default=0) < 0), default=-1)
     freed = [~event for part in parts if part.times == 1 for event in part.events if event < 0]
     for n, part in enumerate(parts):
+        if n == parts_before:
+            before = pool.reserved
+            pool.release()
         if n > last:
             pool.allocate([*map(sizes.__getitem__, part.events)], part.times)
         elif part.times > 1:
@@ -38,3 +47,4 @@ def load(pool: FlatPool, parts: Sequence[EqualLayers], sizes: Sequence[int], pla
             end = frees[-1] + 1 if frees else len(part.events)
             pool.play(part.events[:end], sizes, places)
             pool.allocate([*map(sizes.__getitem__, part.events[end:])])
+    return before

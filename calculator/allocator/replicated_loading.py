@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from calculator.allocator.loading import Loading
+from calculator.allocator.loading import Loading, empties_cache
 from calculator.sharding.ddp_buffers import IN_FLIGHT, construction_broadcasts
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class ReplicatedLoading(Loading):
     __slots__ = ()
 
     def __init__(self, resident: ResidentState) -> None:
-        super().__init__(resident.tensors, resident.prepared.training)
+        prepared = resident.prepared
+        super().__init__(resident.tensors, prepared.training, empties=empties_cache(prepared))
         in_flight: deque[int | None] = deque()
         for flat in (*construction_broadcasts(resident.prepared), *[None] * IN_FLIGHT):
             row = in_flight.popleft() if len(in_flight) == IN_FLIGHT else None

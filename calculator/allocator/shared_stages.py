@@ -41,7 +41,7 @@ class SharedStages:
         """The bytes that the run reserves on such a device."""
         if self._peak is None:
             self._advance(None)
-            self._peak = self._run.allocator.reserved * BLOCK
+            self._peak = self._run.allocator.max_reserved * BLOCK
         return self._peak
 
     @property
@@ -82,4 +82,4 @@ def total_from(allocator: CachingAllocator | FlatDevice | FlatExpandable) -> int
 
 def is_same_on(device: DeviceMemory, unlimited: FlatDevice | FlatExpandable) -> bool:
     """Return whether a device serves all requests as an unlimited one did so far."""
-    return unlimited.reserved * BLOCK <= device.capacity and total_from(unlimited) <= device.total
+    return unlimited.max_reserved * BLOCK <= device.capacity and total_from(unlimited) <= device.total

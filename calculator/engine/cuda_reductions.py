@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: The name of the buffer of a split sum.
 PARTIAL_SUMS = "partial sums of thread blocks"
+#: The names of the buffers of a split sum of tokens, and of a split mean of a matrix.
+SUMS_OF_TOKENS, PARTIAL_MEANS = "partial sums of tokens", "partial means of a matrix"
 
 #: Threads of a block and of a warp, and the values that a thread adds up at least and at most.
 _THREADS, _WARP = 512, 32
@@ -45,7 +47,7 @@ class Buffers(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a reduction reduces: the inputs of each of its outputs, and how they are laid out.
+    """The inputs of each output of a reduction, and their memory layout.
 
     `is_inner`: whether inputs of one output follow one another. `groups`: the number of dimensions that are reduced.
     `width`: the number of outputs that follow one another.
@@ -103,7 +105,7 @@ def _power_of_two(size: int) -> int:
     return 1 << (max(size, 1).bit_length() - 1)
 
 
-def sum_to(tape: Tape, given: Shape, shape: Shape, dtype: DType) -> None:
+def sum_to(tape: Tape, given: Shape, shape: Shape, dtype: DType, name: str = PARTIAL_SUMS) -> None:
     """Allocate and free the buffers of a contiguous tensor's sum to a shape (at::sum_to). The sum itself exists."""
     leading = given[: len(given) - len(shape)]
     if shape and given[len(leading) :] == shape:
@@ -111,7 +113,7 @@ def sum_to(tape: Tape, given: Shape, shape: Shape, dtype: DType) -> None:
         return
     sizes = [*map(int, given)]
     kept = [1] * len(leading) + [*map(int, shape)]
-    _allocate(tape, *_buffers(_layout(sizes, kept), ITEMSIZE[dtype], tape.multiprocessors))
+    _allocate(tape, *_buffers(_layout(sizes, kept), ITEMSIZE[dtype], tape.multiprocessors), name)
 
 
 def sum_rows(tape: Tape, rows: int, outputs: int, dtype: DType) -> None:
@@ -121,7 +123,15 @@ def sum_rows(tape: Tape, rows: int, outputs: int, dtype: DType) -> None:
     parts = _applied(_parts(ITEMSIZE[dtype]), rows, outputs)
     # A sum in half precision is accumulated in float32 over the parts.
     _accumulated = tape.scratch((outputs,), "float32", "sum in float32") if parts > 1 and dtype != "float32" else None
-    _allocate(tape, partial, semaphores)
+    _allocate(tape, partial, semaphores, PARTIAL_SUMS)
+
+
+def sum_sequences(tape: Tape, shape: Shape, dtype: DType) -> None:
+    """Allocate and free the buffers of x.sum(1) of a tensor (batch, sequence, width). Its sizes may be symbolic."""
+    batch, length, width = shape
+    of_sequences = _sequence_functions(int(width), ITEMSIZE[dtype], tape.multiprocessors)
+    partial, semaphores = (_applied(function, batch, length) for function in of_sequences)
+    _allocate(tape, partial, semaphores, SUMS_OF_TOKENS)
 
 
 def _applied(function: Callable[[int, int], int], rows: int, outputs: int) -> int:
@@ -160,6 +170,18 @@ def _row_functions(itemsize: int, multiprocessors: Multiprocessors) -> tuple[Cal
     return lambda rows, outputs: found(rows, outputs).partial, lambda rows, outputs: found(rows, outputs).semaphores
 
 
+@cache
+def _sequence_functions(
+    width: int, itemsize: int, multiprocessors: Multiprocessors
+) -> tuple[Callable[[int, int], int], ...]:
+    """Return the functions of the batch and the length that compute the buffers of x.sum(1)."""
+
+    def found(batch: int, length: int) -> Buffers:
+        return _buffers(_layout([batch, length, width], [batch, 1, width]), itemsize, multiprocessors)
+
+    return lambda batch, length: found(batch, length).partial, lambda batch, length: found(batch, length).semaphores
+
+
 @lru_cache(maxsize=4096)
 def _buffers(layout: Layout, itemsize: int, multiprocessors: Multiprocessors) -> Buffers:
     return buffers(layout, itemsize, multiprocessors)
@@ -178,7 +200,7 @@ def _layout(given: list[int], kept: list[int]) -> Layout:
     return Layout(prod(reduced), outputs, 1 if is_inner else groups[-1][1], is_inner, len(reduced))
 
 
-def _allocate(tape: Tape, partial: int, semaphores: int) -> None:
+def _allocate(tape: Tape, partial: int, semaphores: int, name: str) -> None:
     if partial:
-        _partial = tape.scratch((partial,), "float32", PARTIAL_SUMS)
+        _partial = tape.scratch((partial,), "float32", name)
         _semaphores = tape.scratch((semaphores,), "int32", "semaphores of thread blocks")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from calculator.architecture.dimension import Dim, Shape
 
+#: The name of a gradient that is scattered into zeros.
+SCATTERED = "gradient, scattered"
+
 
 def index(x: Tensor, indices: Tensor, name: str) -> Tensor:
     """Return x[indices], one row of x for each index. The indices are saved."""
@@ -131,7 +134,7 @@ def _index_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 def _scattered(grad: Tensor, shape: Shape) -> Tensor:
     """Return zeros into which a gradient is scattered: in place on CUDA."""
     zeros = None if grad.tape.cuda else grad.tape.new(shape, grad.dtype, "zeros")
-    out = grad.tape.new(shape, grad.dtype, "gradient, scattered")
+    out = grad.tape.new(shape, grad.dtype, SCATTERED)
     del zeros
     return out
 

@@ -14,6 +14,7 @@ from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import (
     active_layers,
+    expert_strides,
     image_requests,
     kernel_packages,
     lorafa,
@@ -108,6 +109,7 @@ def _input_problems(request: Request, model: Model) -> Iterator[Problem]:
         yield from flash_problems(request, model)
     if training.kernels is not None:
         yield from kernel_packages.problems(request, model, training.kernels)
+    yield from expert_strides.problems(request, model)
 
 
 def _optimizer_problems(request: Request, model: Model) -> Iterator[Problem]:

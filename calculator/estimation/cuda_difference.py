@@ -1,16 +1,21 @@
-"""One thing that PyTorch's kernels allocate otherwise on CUDA than in a trace on the meta device."""
+"""A difference between the allocations of PyTorch's kernels on CUDA and in a trace on the meta device."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calculator.devices.multiprocessors import multiprocessors_of
+from calculator.devices.verdict import card_of
+from calculator.engine.tape import Tape
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from calculator.architecture.model import Model
     from calculator.common.names import PhaseName
     from calculator.engine.kinds import Storages
+    from calculator.engine.tape import Allocation
     from calculator.estimation.request import Request
     from calculator.training_step.step import TrainingStep
 
@@ -21,7 +26,7 @@ def _none(_request: Request, _model: Model) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CudaDifference:
-    """What an answer says about one thing that kernels allocate otherwise on CUDA.
+    """One difference between the allocations of kernels on CUDA and in a trace, as an answer describes it.
 
     The engine decides by `Tape.cuda` or `Kernels.cuda` what is allocated. This only finds out whether a step has it.
     """
@@ -35,6 +40,23 @@ class CudaDifference:
     phases: tuple[PhaseName, ...] = ("forward", "backward")
     #: Returns how the request avoids it, in a sentence. Empty if it does not.
     way_out: Callable[[Request, Model], str] = _none
+
+
+def allocated(step: TrainingStep, allocate: Callable[[Tape], None]) -> int:
+    """Return the bytes that a kernel allocates at once on the GPU of a step."""
+    tape = Tape(cuda=True)
+    tape.multiprocessors = multiprocessors_of(card_of(step.resident.prepared.device))
+    tape.capability = step.resident.prepared.kernels.capability
+    allocate(tape)
+    return sum([size for *_, size in tape.rows])
+
+
+def kinds_of(step: TrainingStep, name: str) -> Iterator[Allocation]:
+    """Yield the kinds of tensors in a micro-batch whose name ends so."""
+    storages = step.run.storages
+    for kind, key in enumerate(storages.kinds.keys):
+        if key[0].endswith(name):
+            yield storages.allocation(kind)
 
 
 def largest(step: TrainingStep, name: str) -> int:

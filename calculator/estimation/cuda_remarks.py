@@ -1,12 +1,13 @@
-"""What an answer says about kernels that allocate otherwise on CUDA than in a trace on PyTorch's meta device."""
+"""The sentences of an answer about kernels that allocate other tensors on CUDA than in a trace on the meta device."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from calculator.estimation.cuda_attention import KEYS, LAYOUT
+from calculator.estimation.cuda_experts import EXPERTS
 from calculator.estimation.cuda_softmax import IN_BACKWARD, IN_MATH_KERNEL, MATH_KERNEL, SOFTMAX, runs_math_kernel
-from calculator.estimation.cuda_sums import EMBEDDING, SUMS
+from calculator.estimation.cuda_sums import EMBEDDING, MEANS, POOLING, SUMS
 from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.step import TrainingStep
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.inputs.device import Device
 
 #: Everything that kernels allocate otherwise on CUDA, in the order of the sentences.
-DIFFERENCES: tuple[CudaDifference, ...] = (SOFTMAX, MATH_KERNEL, LAYOUT, KEYS, SUMS, EMBEDDING)
+DIFFERENCES: tuple[CudaDifference, ...] = (SOFTMAX, MATH_KERNEL, LAYOUT, KEYS, SUMS, EMBEDDING, EXPERTS, POOLING, MEANS)
 
 #: The part of a peak below which a difference is not mentioned, and below which one is not that changes no peak.
 _SHARE, _SMALL = 1000, 100

@@ -15,7 +15,7 @@ from calculator.allocator.reserved_assumptions import (
 )
 from calculator.bases import config_json
 from calculator.devices.kernels import kernels_of
-from calculator.estimation import image_requests, kernel_packages, task_sentences, updates_in_backward
+from calculator.estimation import expert_strides, image_requests, kernel_packages, task_sentences, updates_in_backward
 from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import BEFORE, SEEDS
 from calculator.estimation.stated_base import stated
@@ -141,6 +141,7 @@ def assumptions(request: Request, model: Model, prepared: PreparedModel) -> tupl
     if "experts" in model.kinds:
         kernels = kernels_of(request.device, request.stack, request.training.kernels)
         lines += [EXPERTS if kernels.grouped_mm else EXPERTS_BY_GROUP, ROWS_OF_EXPERTS]
+        lines += expert_strides.remarks(request, model)
     if not request.length_given and request.task != "image_cls" and not model.reads_audio:
         tokens = request.training.sequence_length
         lines.append(f"No sequence_length is set: the figures are for {tokens:,} tokens.")
@@ -166,7 +167,7 @@ def rank_assumptions(flat: FlatPeaks | None) -> tuple[str, ...]:
     """Return which rank the figures belong to, if ranks differ."""
     if flat is None:
         return ()
-    rank, spread = flat.fullest.number, flat.spread
+    rank, spread = flat.peak_rank.number, flat.spread
     others = (
         f"; the lowest peak of a rank is {spread:,} bytes lower" if spread else ", and those of all ranks are equal"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,9 @@ def model_from_config(
         raise refusal("model.config.model_type", f"is required, to know the family; known families are {model_types}")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
-        message = f"{shown(model_type)} is not a known family; known families are {model_types}"
+        close = get_close_matches(model_type, FAMILIES, n=1) if isinstance(model_type, str) else []
+        hint = f"did you mean {close[0]}? Known" if close else "known"
+        message = f"{shown(model_type)} is not a known family; {hint} families are {model_types}"
         raise refusal("model.config.model_type", message, model_type)
     if config.get("per_layer_config") is not None and not family.sizes_per_layer:
         message = "sets sizes for each layer, which is not modeled: leave it out"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.engine import products
+from calculator.engine.pooling import sum_of_tokens
 from calculator.engine.reductions import normalize
 from calculator.layers.loss import cross_entropy
 
@@ -38,7 +39,7 @@ def mean_of_tokens(hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
 
     The mask becomes a tensor of the hidden states' size, which the backward pass needs. Virtual tokens lengthen it.
     """
-    tape, (rows, length, width) = hidden_states.tape, hidden_states.shape
+    tape, (rows, length, _) = hidden_states.tape, hidden_states.shape
     tape.scope = "mean of tokens: "
     if attention_mask.shape[1] != length:
         virtual = tape.new((rows, length - attention_mask.shape[1]), "int64", "mask of virtual tokens")
@@ -46,9 +47,9 @@ def mean_of_tokens(hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
         del virtual
     mask = tape.new(hidden_states.shape, hidden_states.dtype, "mask, expanded")
     masked = ops.mul(hidden_states, mask, "hidden states · mask")
-    total = ops.sum_over(masked, (rows, width), "sum")
+    total = sum_of_tokens(masked)
     del masked
-    tokens = ops.sum_over(mask, (rows, width), "tokens")
+    tokens = sum_of_tokens(mask, "tokens")
     tokens = ops.shift(tokens, "tokens, clamped")
     return ops.divide(total, tokens, "embeddings")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.pooling import sum_of_tokens
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
@@ -27,13 +28,13 @@ def mean_of_tokens(context: Context, hidden_states: Tensor) -> Tensor:
 
     Without padding, the model creates a mask of ones.
     """
-    tape, (batch, length, width) = context.tape, hidden_states.shape
+    tape, (batch, length, _) = context.tape, hidden_states.shape
     context.set_scope("")
     if context.training.padding:
         mask = Tensor(tape, None, (batch, length, 1), "int64", None)
     else:
         mask = tape.new((batch, length, 1), "bool", "mask of ones")
     masked = ops.mul(hidden_states, mask, "hidden states · mask")
-    summed = ops.sum_over(masked, (batch, width), "sum of tokens")
+    summed = sum_of_tokens(masked)
     del masked
     return ops.divide(summed, tape.new((batch, 1), "int64", "tokens"), "mean of tokens")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import in_place, indexing
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad, Node
+from calculator.engine.cuda_indexing import sort
 from calculator.engine.module_calls import enter_with, leave, transposed
 from calculator.engine.tape import Tensor
 from calculator.layers.activation import activation
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     Gate = Callable[[Context, Tensor, Shape], Tensor]
     #: Takes rows, matrices, offsets, the number of output features and a name, and returns the rows' products.
     Product = Callable[[Tensor, Tensor, Tensor, int, str], Tensor]
+
+#: The name of the numbers of the experts by which rows are sorted.
+SORTED = "experts, sorted"
 
 
 def ungated(context: Context, up: Tensor, half: Shape) -> Tensor:  # noqa: ARG001  the signature of gates
@@ -78,7 +82,7 @@ def _run(
     half = (count, _other_side(bound.own["down_proj"], hidden_states.shape[1]))
     if context.length == 1:
         return _each_with_its_own(context, (named, first, half), hidden_states, weights, gate)
-    expert_ids_g, perm = tape.new((count,), "int64", "experts, sorted"), tape.new((count,), "int64", "order")
+    expert_ids_g, perm = _sorted(tape, count)
     proj_in = indexing.index(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
     sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
     counts = _counted(tape, bound.module.parameters[0].shape[0], count)
@@ -146,6 +150,14 @@ def _own_product(x: Tensor, selected: Tensor | None, weights: Weights, name: str
         x, selected = x.tape.autocast.cast_factors(x, selected, ("tokens", f"{name}, selected"))
     out = x.tape.new((x.shape[0], _other_side(weights[name], x.shape[1])), x.dtype, name)
     return out if biases is None else in_place.add_(out, biases)
+
+
+def _sorted(tape: Tape, count: int) -> tuple[Tensor, Tensor]:
+    """Return the expert of each row, sorted, and the order of the rows."""
+    found = tape.new((count,), "int64", SORTED), tape.new((count,), "int64", "order")
+    if tape.cuda:
+        sort(tape, count)
+    return found
 
 
 def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor]:

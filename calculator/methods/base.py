@@ -147,6 +147,11 @@ class Method(SavedParameters):
         return False
 
     @property
+    def is_cast_to_float32(self) -> bool:
+        """Whether PEFT's prepare_model_for_kbit_training casts the loaded model's other weights to float32."""
+        return False
+
+    @property
     def label_parts(self) -> tuple[str, ...]:
         """The settings that determine the method's size, for a plan's label."""
         return ()

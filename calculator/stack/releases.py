@@ -79,5 +79,7 @@ def dotted(numbers: Release) -> str:
 
 
 def listed(ranges: tuple[tuple[Release, Release], ...]) -> str:
-    """Return ranges of releases as text, such as 4.48 to 4.57."""
-    return ", ".join(dotted(first) if first == last else f"{dotted(first)} to {dotted(last)}" for first, last in ranges)
+    """Return ranges of releases as text, such as 4.48 to 4.57 or 5.0 to 5.24."""
+    return " or ".join(
+        dotted(first) if first == last else f"{dotted(first)} to {dotted(last)}" for first, last in ranges
+    )

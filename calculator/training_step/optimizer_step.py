@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.common.total import total_bytes
+from calculator.devices.kernels import Kernels
 from calculator.engine.operations import result_type
 from calculator.resident.per_parameter import PerParameter, ResidentTensors
 from calculator.resident.tensor import ResidentTensor, new_tensor
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from calculator.resident.optimizer import Optimizer
 
 _DTYPE = attrgetter("dtype")
+
+#: The kernels of a trace.
+ON_META = Kernels()
 
 #: The clipping factor and its terms.
 _FACTOR = ("total norm, kept from 0", "its reciprocal", "clipping's factor")
@@ -38,7 +42,7 @@ def temporaries(
     norm_vectors: int = 1,
     reduces_total_norm: bool = False,
     returns_norm: bool = False,
-    allocates_chunks: bool = False,
+    kernels: Kernels = ON_META,
 ) -> tuple[ResidentTensors, ...]:
     """Return the temporaries of clipping or of the optimizer's step, whichever are larger.
 
@@ -47,38 +51,41 @@ def temporaries(
     `keeps_norm`: whether the total norm is a resident tensor. `norm_vectors`: the number of tensors that have one norm
     for each gradient. `reduces_total_norm`: whether ranks reduce the total norm, and not that of each gradient.
     `returns_norm`: whether the loop refers to the norm of the clipped gradients while the optimizer steps.
-    `allocates_chunks`: whether torch._foreach_norm has a workspace.
+    `kernels`: the kernels that run.
     """
     trained = tuple([tensor for group in groups for tensor in group])
-    candidates = step_candidates(groups, trained, optimizer)
+    candidates = step_candidates(groups, trained, optimizer, kernels)
     if clips and returns_norm:
         candidates = [(*candidate, total_norm()) for candidate in candidates]
     if clips:
         factor = _REDUCED if reduces_total_norm else _FACTOR
         candidates.append(clipping(trained, keeps_norm=keeps_norm, vectors=norm_vectors, factor=factor))
-    if clips and allocates_chunks and trained:
+    if clips and kernels.norms_of_chunks and trained:
         candidates.append(foreach_norm.at_norms(trained))
     return max(candidates, key=total_bytes)
 
 
 def step_candidates(
-    groups: Sequence[tuple[ResidentTensor, ...]], trained: tuple[ResidentTensor, ...], optimizer: Optimizer
+    groups: Sequence[tuple[ResidentTensor, ...]],
+    trained: tuple[ResidentTensor, ...],
+    optimizer: Optimizer,
+    kernels: Kernels,
 ) -> list[tuple[ResidentTensors, ...]]:
     """Return the live tensors of the optimizer's step at each moment that may be its peak."""
     if optimizer.projection is not None:
         in_order = sorted(trained, key=lambda tensor: tensor.name in optimizer.targets)
-        return [loop.temporaries(LOOPS[optimizer.name], in_order, optimizer)]
+        return [loop.temporaries(LOOPS[optimizer.name], in_order, optimizer, kernels)]
     if optimizer.others is not None:
         targeted = tuple(tensor for tensor in trained if tensor.name in optimizer.targets)
         others = tuple(tensor for tensor in trained if tensor.name not in optimizer.targets)
         return [
-            *step_candidates([targeted], targeted, replace(optimizer, others=None)),
+            *step_candidates([targeted], targeted, replace(optimizer, others=None), kernels),
             _foreach(others, optimizer.others),
         ]
     if optimizer.storage == "host":
-        return [loop.temporaries(LOOPS[optimizer.name], group, optimizer) for group in groups]
+        return [loop.temporaries(LOOPS[optimizer.name], group, optimizer, kernels) for group in groups]
     if optimizer.name in LOOPS:
-        return [loop.temporaries(LOOPS[optimizer.name], trained, optimizer)]
+        return [loop.temporaries(LOOPS[optimizer.name], trained, optimizer, kernels)]
     if optimizer.keeps_temporaries:
         return [tuple(tensor for group in groups for tensor in _foreach(group, optimizer))]
     return [_foreach(group, optimizer) for group in groups]

@@ -78,7 +78,7 @@ def step_temporaries(
             keeps_norm=keeps_norm,
             returns_norm=trainer.returns_norm,
             drops_states=method.drops_states,
-            allocates_chunks=prepared.kernels.norms_of_chunks,
+            kernels=prepared.kernels,
         )
     of_step = temporaries(
         of_groups,
@@ -88,7 +88,7 @@ def step_temporaries(
         norm_vectors=shards.norm_vectors,
         reduces_total_norm=shards.reduces_total_norm,
         returns_norm=trainer.returns_norm,
-        allocates_chunks=prepared.kernels.norms_of_chunks,
+        kernels=prepared.kernels,
     )
     after = method.after_step(tensors, training)
     return max(of_step, after, key=total_bytes) if after else of_step

@@ -1,44 +1,59 @@
-"""Checkpoints without values, and `from_pretrained`, which reads them onto a device."""
+"""Checkpoints of zeros, and `from_pretrained`, which reads them onto a device."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import json
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
-from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
+from transformers import AutoConfig, BitsAndBytesConfig
 
 from calculator.methods import Full
 from calculator.resident.quantization import Quantization
-from validation.reference.build import ReferenceModel, build_base, language_model_of
+from validation.reference.build import ReferenceModel, adapted, attention_of, build_base, language_model_of
+from validation.reference.uninitialized import without_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from calculator.estimation.request import Request
     from calculator.inputs.sharding import QuantStorage
 
-
-@contextmanager
-def without_values() -> Iterator[None]:
-    """Leave weights as they are allocated, and tie them, inside the context."""
-    tied = mock.patch.object(PreTrainedModel, "init_weights", lambda model: model.tie_weights(recompute_mapping=False))
-    with no_init_weights(), tied:
-        yield
+#: The names that the format has for dtypes. Source: safetensors/torch.py, _TYPES.
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
 
 
 def save_checkpoint(request: Request, folder: Path) -> None:
     """Write the checkpoint of a request's model, before any method. Its weights are zeros."""
-    with without_values():
+    with without_values(), mock.patch("transformers.modeling_utils.safe_save_file", write_zeros):
         model = build_base(replace(request, method=Full()), torch.device("cpu")).model
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-    model.save_pretrained(folder)
+        model.save_pretrained(folder)
+
+
+def write_zeros(tensors: dict[str, torch.Tensor], file: str | Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a file of safetensors with zeros in place of the values, which take no room on most disks.
+
+    Source: safetensors, README.md (Format).
+    """
+    header: dict[str, Any] = {"__metadata__": metadata or {}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": [*tensor.shape], "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with Path(file).open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        opened.truncate(8 + len(text) + end)
+
+
+def from_checkpoint(request: Request, device: torch.device) -> ReferenceModel:
+    """Return a request's model, loaded from a checkpoint onto a device, with its method."""
+    with TemporaryDirectory() as folder:
+        save_checkpoint(request, Path(folder))
+        return adapted(loaded(request, Path(folder), device), request, device)
 
 
 def loaded(
@@ -55,8 +70,13 @@ def loaded(
             bnb_4bit_compute_dtype=getattr(torch, request.training.dtype),
             bnb_4bit_quant_storage=quant_storage,
         )
-    model = language_model_of(request).from_pretrained(
-        folder, dtype=getattr(torch, request.training.dtype), device_map={"": device}, **options
+    auto_model, config = language_model_of(request), AutoConfig.from_pretrained(folder)
+    model = auto_model.from_pretrained(
+        folder,
+        dtype=getattr(torch, request.training.dtype),
+        attn_implementation=attention_of(auto_model, config, request.training),
+        device_map={"": device},
+        **options,
     )
     head = model.get_output_embeddings()
     path = next((name for name, module in model.named_modules() if module is head), None)

@@ -1,11 +1,11 @@
 """Measure real layers and training steps on a device and compare them with the calculator.
 
 Layers are bitsandbytes' 4-bit layers, PEFT's LoRA, bottleneck adapters, prefixes and prompts at real sizes. Steps are
-whole models with random weights; nothing is downloaded. A GPU also runs verdicts, with the process's memory capped
-above, close to and below the prediction, histories of micro-batches that differ in length, the `train()` of real
-trainers, one rank's steps of runs on several GPUs, whose other ranks are missing, loads by `from_pretrained` with the
-steps after them, and `generate`. On the CPU only storages are compared, because it has no caching allocator to read
-peaks from.
+whole models, which a GPU loads from checkpoints of zeros; nothing is downloaded. A GPU also runs verdicts, with the
+process's memory capped above, close to and below the prediction, histories of micro-batches that differ in length, the
+`train()` of real trainers, one rank's steps of runs on several GPUs, whose other ranks are missing, what loads and the
+steps after them reserve, and `generate`. On the CPU only storages are compared, because it has no caching allocator to
+read peaks from.
 
 With --stub-gpu, no GPU is needed: PyTorch's CUDA code runs on a stub of the CUDA runtime (see `stub_gpu`).
 """

@@ -14,7 +14,7 @@ from calculator.estimation.estimate import resident_state
 from calculator.estimation.history_replay import Histories
 from calculator.estimation.sample_lengths import with_longest_batch
 from validation.measure.layer import fused_dropout
-from validation.measure.meter import counts, meter_of
+from validation.measure.meter import counts, free_workspaces, meter_of
 from validation.measure.step import Run, emptied, release
 from validation.stub_gpu.values import one_sequence_per_row
 
@@ -71,6 +71,7 @@ def played(request: Request, device: torch.device, seed: int) -> dict[str, Any]:
     """Run one history: the measured figures, or None with the phase in which it ran out of memory."""
     torch.manual_seed(0)
     bnb.functional.name2qmap.clear()
+    free_workspaces(device)
     histories = Histories.from_training(request.training)
     assert histories is not None
     figures: dict[str, Any] = {"measured": None, "out_of_memory": None}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import bitsandbytes as bnb
@@ -14,11 +12,9 @@ from calculator.allocator.replay import Replay
 from calculator.devices import workspaces
 from calculator.devices.verdict import card_of
 from calculator.estimation.estimate import resident_state
-from validation.measure.checkpoint import loaded, save_checkpoint
 from validation.measure.layer import fused_dropout
 from validation.measure.meter import meter_of
 from validation.measure.step import Run, emptied, release
-from validation.reference.build import adapted
 from validation.stub_gpu.values import one_sequence_per_row
 
 if TYPE_CHECKING:
@@ -37,17 +33,14 @@ def measured(case: StepCase, device: torch.device) -> dict[str, Any]:
     """
     torch.manual_seed(0)
     bnb.functional.name2qmap.clear()
-    with TemporaryDirectory() as folder:
-        save_checkpoint(case.request, Path(folder))
-        with meter_of(device) as meter, fused_dropout(device), one_sequence_per_row():
-            reserved = _reserved(case.request, Path(folder), device, meter)
+    with meter_of(device) as meter, fused_dropout(device), one_sequence_per_row():
+        reserved = _reserved(case.request, device, meter)
     emptied(device)
     return {"request": case.body, "predicted": predicted(case.request), "measured": reserved}
 
 
-def _reserved(request: Request, folder: Path, device: torch.device, meter: Meter) -> list[int]:
-    model = loaded(request, folder, device)
-    run = Run(request, device, meter, adapted(model, request, device))
+def _reserved(request: Request, device: torch.device, meter: Meter) -> list[int]:
+    run = Run(request, device, meter)
     found = [run.load.peak_reserved or 0]
     for _ in range(STEPS):
         run.step()

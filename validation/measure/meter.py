@@ -204,6 +204,12 @@ def workspace_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.memory_allocated(device) - before)
 
 
+def free_workspaces(device: torch.device) -> None:
+    """Free the matrix libraries' workspaces on a GPU. The next products allocate them again."""
+    if device.type == "cuda":
+        torch._C._cuda_clearCublasWorkspaces()
+
+
 def driver_bytes(device: torch.device) -> int | None:
     """Return bytes in use on a GPU by all processes, as the driver reports them."""
     if device.type != "cuda":

@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
+from calculator.estimation.estimate import resident_state
 from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES
 from validation.measure.step_cases import StepCase
@@ -41,7 +42,7 @@ def random_cases(seed: int, count: int, machine: dict[str, Any]) -> Iterator[Ste
         family = body["model"]["config"]["model_type"]
         case = StepCase(name=f"seed {seed}, {number}: {family}, {method}, {shape}", body=body)
         try:
-            parse_request(body)
+            resident_state(parse_request(body))
         except PlanError:
             continue
         yield case

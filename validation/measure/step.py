@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import bitsandbytes as bnb
 import torch
 
+from validation.measure.checkpoint import from_checkpoint
 from validation.measure.layer import counters, fused_dropout
-from validation.measure.meter import Meter, Reading, driver_bytes, every_block_split, meter_of
+from validation.measure.meter import Meter, Reading, driver_bytes, every_block_split, free_workspaces, meter_of
 from validation.measure.step_prediction import predicted
 from validation.reference.build import build_model
 from validation.reference.optimizers import optimizer_for
@@ -20,7 +21,6 @@ from validation.stub_gpu.values import one_sequence_per_row
 
 if TYPE_CHECKING:
     from calculator.estimation.request import Request
-    from validation.reference.build import ReferenceModel
 
 PHASES = ("forward", "backward", "optimizer_step")
 
@@ -31,17 +31,15 @@ TIMED = 3
 
 
 class Run:
-    """A training run of a request on a device, with a model that is loaded, or else one with random weights."""
+    """A training run of a request on a device. A GPU loads its model from a checkpoint, as a replay assumes."""
 
-    def __init__(
-        self, request: Request, device: torch.device, meter: Meter, model: ReferenceModel | None = None
-    ) -> None:
+    def __init__(self, request: Request, device: torch.device, meter: Meter) -> None:
         self.training = request.training
         self.device = device
         self.meter = meter
         self.phase = "load"
         self.phases: dict[str, Reading] = {}
-        model = model or build_model(request, device)
+        model = from_checkpoint(request, device) if device.type == "cuda" else build_model(request, device)
         self.model = model.model
         self.trainable = list(model.trainable().values())
         self.optimizer = optimizer_for(self.training.optimizer, self.trainable)
@@ -127,8 +125,10 @@ def measured(request: Request, device: torch.device) -> dict[str, Any]:
     """Measure a step: its figures as the results file has them; running out of memory is recorded with its phase.
 
     On a GPU it runs twice: with the allocator's default settings, for what is reserved, and then with every block
-    split, for what is allocated.
+    split, for what is allocated. The first run allocates the libraries' workspaces in its first step, as a process of
+    its own does, and they are alive before the second.
     """
+    free_workspaces(device)
     figures = ran(request, device)
     if figures["measured"] is None or device.type != "cuda":
         return figures

@@ -1,4 +1,4 @@
-"""The steps to measure: real architectures with random weights, in rounds."""
+"""The steps to measure: real architectures, in rounds."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from calculator.estimation.history_replay import Histories
 from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.estimation.series import SeriesCache
 from validation.measure.history import played, worst
-from validation.measure.meter import counts
+from validation.measure.meter import counts, free_workspaces
 from validation.measure.step import ran
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from validation.measure.step_cases import StepCase
 
-#: The distance of the lower cap from the live bytes, and of the cap in the middle from the least, as a share. The
-#: model is built layer by layer here, not loaded as the replay assumes, so that the least is not exact.
+#: The distance of the lower cap from the live bytes, and of the cap in the middle from the least, as a share. What a
+#: load reserves may differ from its replay by a few segments, so that the least is not exact.
 MARGIN = 0.01
 
 
@@ -66,6 +66,7 @@ def caps(request: Request) -> list[tuple[int, int | None]]:
 
 def _ran(request: Request, device: torch.device, cap: int, seed: int | None) -> tuple[bool, int]:
     """Return whether a run, or its history of a seed, goes through on a cap, and how often cached blocks were freed."""
+    free_workspaces(device)
     total = torch.cuda.get_device_properties(device).total_memory
     before = counts(device)
     torch.cuda.set_per_process_memory_fraction(cap / total, device)

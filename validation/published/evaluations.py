@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.equal_layers import shifted_rows
 from calculator.allocator.history import History
-from calculator.allocator.loading import Loading
+from calculator.allocator.loading import Loading, empties_cache
 from calculator.common.dtype import ITEMSIZE, rounded
 from calculator.engine.repetition import Repetition
 from calculator.engine.tape import Tape
@@ -23,9 +23,9 @@ from calculator.layers.context import Context
 from calculator.sharding.registry import evaluation_hooks
 from calculator.trainers.liger import forward_for
 from calculator.trainers.logits_only import LogitsOnly
-from calculator.training_step.answer_trace import AnswerTraces
 from calculator.training_step.causal_lm import forward_pass
-from calculator.training_step.compared import ModelPasses
+from calculator.training_step.generate_trace import GenerateTraces
+from calculator.training_step.model_passes import ModelPasses
 from validation.published.outputs import is_output
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class LoadedAndEvaluated(Loading):
 
     def __init__(self, resident: ResidentState, evaluated: PreparedModel) -> None:
         """`evaluated` is the model of the passes, with the run's batch size and its longest sequence."""
-        super().__init__(resident.tensors, resident.prepared.training)
+        prepared = resident.prepared
+        super().__init__(resident.tensors, prepared.training, empties=empties_cache(prepared))
         tape, training = _forward(evaluated), evaluated.training
         sizes, names = [row[4] for row in tape.rows], [row[0] for row in tape.rows]
         outputs = [row for row, name in enumerate(names) if sizes[row] and is_output(name, evaluated.model)]
@@ -111,7 +112,7 @@ def reserved_by_questions(run: HistoryRun, steps: Sequence[Step], every: int) ->
         sequence_lengths=None,
         padding=True,
     )
-    program, kinds = AnswerTraces(prepared.for_run(training, prepared.device)).sized(0)
+    program, kinds = GenerateTraces(prepared.for_run(training, prepared.device)).sized(0)
     sizes = [kinds[kind] for kind in program.kinds]
     events = [event for event in program.events if sizes[max(event, ~event)]]
     left = [row for row in program.left if sizes[row]]

@@ -18,6 +18,7 @@ from validation.reference import methods
 from validation.reference.heads import language_model
 from validation.reference.module_paths import unwrapped
 from validation.reference.refusals import check
+from validation.reference.uninitialized import without_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -173,7 +174,8 @@ def build_base(
     """
     dtype = getattr(torch, request.training.dtype)
     packed = request.method.base_quantization(request.training) or quantization
-    with refusing("model"), META if packed else device:
+    place = META if packed else device
+    with refusing("model"), place, without_values() if place == META else nullcontext():
         model = _model(request, dtype, auto_model or language_model_of(request))
     check(model, request)
     base_parameters = sum(size_of(parameter) for parameter in model.parameters())
@@ -211,7 +213,7 @@ def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedM
         config.problem_type = request.problem_type
     if auto_model is AutoModelForSequenceClassification:
         _classifies_sequences(config, request)
-    attention = _attention(language_model_of(request), config, request.training)
+    attention = attention_of(language_model_of(request), config, request.training)
     model = auto_model.from_config(config, dtype=dtype, attn_implementation=attention)
     if has_own_head(config_of(request)):
         untie(model)
@@ -261,7 +263,7 @@ def refusing(loc: str) -> Iterator[None]:
         raise refusal(loc, f"the libraries refuse it: {error}") from error
 
 
-def _attention(auto_model: Any, config: PreTrainedConfig, training: Training) -> str | dict[str, str]:
+def attention_of(auto_model: Any, config: PreTrainedConfig, training: Training) -> str | dict[str, str]:
     """Return the attention implementation that runs: eager for a family, and for a tower of one, without SDPA support.
 
     A tower's is chosen as transformers does where none is named.

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _RUNTIME, _NVML = (Path(__file__).with_name(name) for name in ("runtime.c", "nvml.c"))
 #: The libraries of torch whose functions of the runtime and of cuBLAS are stubbed.
-_OF_RUNTIME = ("libc10_cuda.so", "libtorch_cuda.so", "libtorch_python.so")
+_PYTHON = "libtorch_python.so"
+_OF_RUNTIME = ("libc10_cuda.so", "libtorch_cuda.so", _PYTHON)
 #: The library that is linked to the driver, and the one that looks functions of the driver and of NVML up by name.
 _LINKED, _LOADING = "libcaffe2_nvrtc.so", "libc10_cuda.so"
 #: The names of these functions, in the tables of symbols and among the strings of a library.
@@ -27,6 +28,8 @@ _RUNTIME_SYMBOL = re.compile(r" U (_*cuda\w+|cublas\w+)")
 _DRIVER_SYMBOL = re.compile(r" U (cu[A-Z]\w+)")
 _DRIVER_STRING = re.compile(rb"\0(cu[A-Z]\w+)(?=\0)")
 _NVML_STRING = re.compile(rb"\0(nvml[A-Z]\w+)(?=\0)")
+#: The string that torch.cuda.get_arch_list reads.
+_ARCH_FLAGS = re.compile(rb"sm_\d+(?: sm_\d+)+")
 
 #: The driver's libraries, to which torch's own are linked or which they load. Preloaded ones take their place.
 _DRIVER_NAME, _NVML_NAME = "libcuda.so.1", "libnvidia-ml.so.1"
@@ -52,6 +55,7 @@ def build(folder: Path) -> list[Path]:
     of_runtime = _symbols(_RUNTIME_SYMBOL, *(libraries / name for name in _OF_RUNTIME))
     of_driver = {*_symbols(_DRIVER_SYMBOL, libraries / _LINKED), *_strings(_DRIVER_STRING, strings)}
     options = [f"-I{path}" for path in _headers(site)] + [f"-DCUDA_VERSION={_cuda_version(libraries)}"]
+    options += [f"-DCOMPILED_FOR={','.join(_compiled_for(libraries))}"]
     return [
         _compiled(folder / _DRIVER_NAME, _RUNTIME, {*of_runtime, *of_driver}, *options),
         _compiled(folder / _NVML_NAME, _NVML, _strings(_NVML_STRING, strings)),
@@ -109,6 +113,14 @@ def _cuda_version(libraries: Path) -> int:
     if found is None:
         raise NoStubError("torch/version.py names no version of CUDA")
     return 1000 * int(found[1]) + 10 * int(found[2])
+
+
+def _compiled_for(libraries: Path) -> list[str]:
+    """Return the compute capabilities that torch's kernels are compiled for, times 10."""
+    found = _ARCH_FLAGS.search((libraries / _PYTHON).read_bytes())
+    if found is None:
+        raise NoStubError("torch names no compute capability that it is compiled for")
+    return [name.removeprefix("sm_") for name in found[0].decode("ascii").split()]
 
 
 def _headers(site: Path) -> Iterator[Path]:

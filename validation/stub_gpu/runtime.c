@@ -377,11 +377,21 @@ cudaError_t cudaGetSymbolAddress(void **pointer, const void *symbol) {
     return cudaSuccess;
 }
 
+/* Return the compute capability of the code that a GPU runs, times 10: the largest of its generation that torch is
+   compiled for and that is not above its own. cub has a kernel of each of these alone. */
+static int of_code(void) {
+    static const int compiled_for[] = {COMPILED_FOR};
+    int own = 10 * major + minor, found = 0;
+    for (int n = 0; n < sizeof compiled_for / sizeof *compiled_for; n++)
+        if (compiled_for[n] / 10 == major && compiled_for[n] <= own && compiled_for[n] > found) found = compiled_for[n];
+    return found ? found : own;
+}
+
 cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attributes, const void *function) {
     memset(attributes, 0, sizeof *attributes);
     attributes->maxThreadsPerBlock = 1024;
     attributes->numRegs = 32;
-    attributes->ptxVersion = attributes->binaryVersion = 10 * major + minor;
+    attributes->ptxVersion = attributes->binaryVersion = of_code();
     return cudaSuccess;
 }
 

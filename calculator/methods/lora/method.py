@@ -103,6 +103,11 @@ class LoRA(LowRank):
         return tokens.titled(self, title)
 
     @property
+    def is_cast_to_float32(self) -> bool:
+        """Whether the model is prepared, and its base is one whose other weights the function casts."""
+        return self.prepare_model_for_kbit_training and self.base is not None and self.base.is_cast_by_preparation
+
+    @property
     def label_parts(self) -> tuple[str, ...]:
         """The rank and the targets, and the storage of the base."""
         stored = () if self.base is None else (f"base in {self.base.in_bits}",)

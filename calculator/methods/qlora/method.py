@@ -70,6 +70,11 @@ class QLoRA(LowRank):
         return tokens.SHARDINGS
 
     @property
+    def is_cast_to_float32(self) -> bool:
+        """Whether the model is prepared."""
+        return self.prepare_model_for_kbit_training
+
+    @property
     def label_parts(self) -> tuple[str, ...]:
         """The rank and the targets, and whether the model is not prepared."""
         prepared = () if self.prepare_model_for_kbit_training else ("not prepared",)

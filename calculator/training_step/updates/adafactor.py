@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.engine.cuda_reductions import PARTIAL_MEANS, sum_to
 from calculator.training_step.updates import projected
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ def _update(tape: Tape, name: str, shape: Shape, squared: Tensor) -> Tensor:
     if len(shape) < 2:
         return tape.new(shape, "float32", f"{name}: update")
     rows, columns = (*shape[:-1], 1), (*shape[:-2], 1, shape[-1])
+    if tape.cuda:
+        for kept in (rows, columns):
+            mean = tape.new(kept, "float32", f"{name}: mean of gradient squared")
+            sum_to(tape, shape, kept, "float32", PARTIAL_MEANS)
+            del mean
     factors = [tape.new(rows, "float32", "row factor"), tape.new(columns, "float32", "column factor")]
     product = tape.new(shape, "float32", f"{name}: update")
     del factors, squared

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
+    from calculator.devices.kernels import Kernels
     from calculator.resident.optimizer import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
 
@@ -36,9 +37,9 @@ def temporaries(
     keeps_norm: bool,
     returns_norm: bool,
     drops_states: bool,
-    allocates_chunks: bool = False,
+    kernels: Kernels,
 ) -> Moment:
-    """Return what is alive at the peak of the step besides weights, copies and kept states, with the gradients.
+    """Return the tensors at the peak of the step, gradients included. Weights, copies and kept states do not count.
 
     `trained` are the block's parameters in order. `drops_states` means that each step changes the block: it creates and
     drops the states. For the other arguments, see `optimizer_step.temporaries`.
@@ -50,13 +51,13 @@ def temporaries(
     states = tuple(own_states(copies, optimizer)) if drops_states else ()
     returned = (total_norm(),) if clips and returns_norm else ()
     moments = [*_moved(gradients, moved)]
-    moments += [(*moved, *moment) for moment in _updates(copies, optimizer, drops_states=drops_states)]
+    moments += [(*moved, *moment) for moment in _updates(copies, optimizer, kernels, drops_states=drops_states)]
     moments += [(*moved, *states, *moment) for moment in _written_back(in_order)]
     moments += [(*states, *moment) for moment in _changes(in_order)]
     moments = [(*returned, *moment) for moment in moments]
     if clips:
         moments.append((*gradients, *clipping(tuple(trained), keeps_norm=keeps_norm, vectors=1)))
-    if clips and allocates_chunks:
+    if clips and kernels.norms_of_chunks:
         moments.append((*gradients, *foreach_norm.at_norms(trained)))
     return max(moments, key=total_bytes)
 
@@ -85,7 +86,9 @@ def _moved(gradients: Sequence[ResidentTensor], moved: Sequence[ResidentTensor])
         yield (*moved[: n + 1], *own, *gradients[n + 1 :])
 
 
-def _updates(copies: Sequence[ResidentTensor], optimizer: Optimizer, *, drops_states: bool) -> Iterator[Moment]:
+def _updates(
+    copies: Sequence[ResidentTensor], optimizer: Optimizer, kernels: Kernels, *, drops_states: bool
+) -> Iterator[Moment]:
     """Yield the temporaries of the wrapped optimizer's step, with the states that it creates.
 
     Biases are a parameter group of their own, which is stepped last.
@@ -93,12 +96,12 @@ def _updates(copies: Sequence[ResidentTensor], optimizer: Optimizer, *, drops_st
     groups = [tuple(copy for copy in copies if ("bias" in copy.name) is biased) for biased in (False, True)]
     groups = [group for group in groups if group]
     if not drops_states:
-        yield from step_candidates(groups, tuple(copies), optimizer)
+        yield from step_candidates(groups, tuple(copies), optimizer, kernels)
         return
     created: Moment = ()
     for group in groups:
         created = (*created, *own_states(group, optimizer))
-        yield from ((*created, *moment) for moment in step_candidates([group], group, optimizer))
+        yield from ((*created, *moment) for moment in step_candidates([group], group, optimizer, kernels))
 
 
 def _written_back(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
@@ -111,7 +114,7 @@ def _written_back(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
 
 
 def _changes(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
-    """Yield the new copies as they come to be, while the old copies and states are alive.
+    """Yield the new copies one by one as they are allocated, while the old copies and states are alive.
 
     The next block is one of the same size. `clone().float()` copies a half-precision parameter twice.
     """

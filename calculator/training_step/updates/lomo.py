@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.engine.cuda_reductions import PARTIAL_MEANS, sum_to
+
 if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
     from calculator.resident.optimizer import Optimizer
     from calculator.resident.tensor import ResidentTensor
 
 
-def lomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
+def lomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops share a signature
     """Run the update of `Lomo` in float32, after the gradient has been copied.
 
     A float32 gradient is not copied.
@@ -25,7 +27,7 @@ def lomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> 
         del p_fp32
 
 
-def adalomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
+def adalomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops share a signature
     """Run the update of `AdaLomo`, after the gradient has been copied."""
     for p in parameters:
         squared = tape.new(p.shape, "float32", f"{p.name}: gradient squared")
@@ -59,8 +61,11 @@ def _normalized(tape: Tape, p: ResidentTensor, squared: Tensor) -> Tensor:
     if len(p.shape) < 2:
         return tape.new(p.shape, "float32", f"{p.name}: update")
     rows, columns = p.shape[:-1], (*p.shape[:-2], p.shape[-1])
-    for shape, name in ((rows, "row means"), (columns, "column means")):
+    kept = (*rows, 1), (*p.shape[:-2], 1, p.shape[-1])
+    for shape, dims, name in zip((rows, columns), kept, ("row means", "column means"), strict=True):
         mean = tape.new(shape, "float32", name)
+        if tape.cuda:
+            sum_to(tape, p.shape, dims, "float32", PARTIAL_MEANS)
         del mean
     of_rows = tape.new((1,), "float32", "mean of the row factor")
     r_factor = tape.new(rows, "float32", "row factor")

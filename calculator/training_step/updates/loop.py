@@ -16,6 +16,7 @@ from calculator.resident.tensor import ResidentTensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from calculator.devices.kernels import Kernels
     from calculator.engine.tape import Allocation
     from calculator.resident.optimizer import Optimizer
 
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
 
 
 @without_frame_snapshots
-def temporaries(loop: Loop, trained: Sequence[ResidentTensor], optimizer: Optimizer) -> tuple[ResidentTensor, ...]:
+def temporaries(
+    loop: Loop, trained: Sequence[ResidentTensor], optimizer: Optimizer, kernels: Kernels
+) -> tuple[ResidentTensor, ...]:
     """Return the temporaries that are alive at the step's peak, without the optimizer's states."""
-    tape = Tape()
+    tape = Tape(cuda=kernels.cuda)
+    tape.multiprocessors = kernels.multiprocessors
     tape.component = "workspace"
     loop(tape, list(_sequence(trained)), optimizer)
     return tuple(

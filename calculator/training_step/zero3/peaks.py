@@ -15,7 +15,7 @@ from calculator.training_step.peak import Peak
 from calculator.training_step.zero3.curve import Curve
 from calculator.training_step.zero3.line import line
 from calculator.training_step.zero3.moments import First, PeakMoment
-from calculator.training_step.zero3.optimizer import fullest
+from calculator.training_step.zero3.optimizer import step_peak
 from calculator.training_step.zero3.other_rows import other_rows
 from calculator.training_step.zero3.passes import Passes
 
@@ -69,7 +69,7 @@ class PartitionedPeaks:
 
     @cached_property
     def _temporaries(self) -> Alive:
-        return fullest(self._state, self.gathering.at_step, self.gathering.kept, self.gathering.persistent)
+        return step_peak(self._state, self.gathering.at_step, self.gathering.kept, self.gathering.persistent)
 
     @property
     def blocks(self) -> tuple[ResidentTensors, ...]:

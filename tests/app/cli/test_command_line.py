@@ -185,6 +185,18 @@ def test_an_unknown_option_names_the_one_that_was_probably_meant(arguments, mean
     assert len(lines) == 3
 
 
+def test_an_option_with_the_name_of_an_argument_is_answered_with_the_argument(capsys):
+    with pytest.raises(SystemExit):
+        main(["cards", "--gpu", "RTX 4090"])
+    assert capsys.readouterr().err.endswith("unrecognized arguments: --gpu: GPU is given without --gpu\n")
+
+
+def test_only_options_of_the_command_are_suggested(capsys):
+    with pytest.raises(SystemExit):
+        main(["cards", "--bf16"])
+    assert capsys.readouterr().err.endswith("unrecognized arguments: --bf16\n")
+
+
 def test_a_size_in_gib_and_one_in_bytes_exclude_each_other(capsys):
     plan = ["estimate", "--model", "gpt2", "--method", "lora"]
     assert main([*plan, "--memory_gib", "24", "--memory_bytes", "1000"]) == 2

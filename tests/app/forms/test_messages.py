@@ -40,7 +40,10 @@ def wrong(client, path, **typed):
             {"model_type": "llama", "hidden_size": "4096"},
             "config.json: hidden_size: must be a whole number above 0, not '4096'; vocab_size, intermediate_size, ",
         ),
-        ({"model_type": "lama"}, "config.json: model_type: 'lama' is not a known family; known families are "),
+        (
+            {"model_type": "lama"},
+            "config.json: model_type: 'lama' is not a known family; did you mean llama? Known families are ",
+        ),
     ],
 )
 def test_an_error_in_a_config_is_reported_by_its_key_with_the_value(client, path, config, message):
@@ -222,3 +225,9 @@ def test_needs_that_no_method_meets_are_reported_at_their_inputs(client):
     assert wrong(client, "/plan", model="gpt2", sequence_length="4096") == [
         "Sequence length: 4,096 positions are needed; the model has 1,024 only"
     ]
+
+
+def test_a_warning_names_settings_by_their_labels(client):
+    text = unescape(client.get("/?model=gpt2&method=lora&trainer=trl-grpo&use_vllm=true&micro_batch_size=8").text)
+    assert "GRPOConfig sets bf16=True by default: set “Autocast” to bfloat16" in text
+    assert "training.autocast" not in text[text.index("Note:") : text.index("What uses the memory")]

@@ -23,6 +23,10 @@ def test_the_page_names_the_phase_and_lists_the_files(client):
     assert page.status_code == 200
     shown = text(page.text)
     assert as_json["ended_in"] == "evaluation"
+    assert as_json["sentence"].endswith(
+        "With fewer than 8 rows per batch (per_device_eval_batch_size) it needs less. eval_accumulation_steps moves"
+        " gathered outputs to host memory."
+    )
     assert as_json["sentence"] in shown
     for words in (
         "LoRA · Qwen/Qwen2.5-0.5B · GeForce RTX 4060",

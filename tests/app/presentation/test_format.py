@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.presentation.format import decimal, exact, parameters, percent, plain, signed, size
+from app.presentation.format import about, decimal, exact, parameters, percent, plain, signed, size
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,10 @@ def test_sizes_take_the_unit_that_suits_them(count, text):
 def test_margins_always_have_a_sign():
     assert signed(1 << 30) == "+1.00 GiB"
     assert signed(-(1 << 30)) == "−1.00 GiB"
+
+
+def test_a_margin_that_is_not_exact_has_fewer_digits():
+    assert [about(int(gib * 2**30)) for gib in (13.1, 7.04, -0.42, -1526.6)] == ["≈+13", "≈+7.0", "≈−0.4", "≈−1,527"]
 
 
 def test_exact_sizes_are_to_the_last_byte():

@@ -85,16 +85,23 @@ def test_layers_of_which_others_free_rows_are_placed_one_by_one():
     assert state(pools[0]) == state(pools[1])
 
 
+@pytest.mark.parametrize("empties", [False, True])
 @pytest.mark.parametrize("large", [False, True])
-def test_a_load_is_placed_where_its_events_are_one_by_one(monkeypatch, large):
+def test_a_load_is_placed_where_its_events_are_one_by_one(monkeypatch, large, empties):
     resident = resident_state(parse_request(LLAMA_70B))
-    loading = Loading(resident.tensors, resident.prepared.training)
+    loading = Loading(resident.tensors, resident.prepared.training, empties=empties)
     sizes = [size // BLOCK for size in loading.sizes]
     parts = parts_by_pool(loading.parts, sizes)[large]
     pools = FlatPool(SHIFT, small=not large), FlatPool(SHIFT, small=not large)
-    pools[1].play([event for part in parts for event in part.every()], sizes, ([0] * len(sizes), [0] * len(sizes)))
+    places, reserved = ([0] * len(sizes), [0] * len(sizes)), 0
+    for n, part in enumerate(parts):
+        if n == loading.parts_before:
+            reserved = pools[1].reserved
+            pools[1].release()
+        pools[1].play(part.every(), sizes, places)
     numbers = []
     monkeypatch.setattr(EqualLayers, "of", lambda self, n, of=EqualLayers.of: numbers.append(n) or of(self, n))
-    load(pools[0], parts, sizes, ([0] * len(sizes), [0] * len(sizes)))
+    before = load(pools[0], parts, sizes, ([0] * len(sizes), [0] * len(sizes)), loading.parts_before)
+    assert before == reserved
     assert state(pools[0]) == state(pools[1])
     assert not large or len(numbers) < 35

@@ -8,10 +8,11 @@ import pytest
 from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.history import EmptyCache, History, Padded
 from calculator.allocator.history_run import HistoryRun
-from calculator.allocator.loading import Loading, one_by_one
+from calculator.allocator.loading import one_by_one
 from calculator.allocator.out_of_memory import DeviceMemory
 from calculator.allocator.played_steps import PlayedSteps
 from calculator.allocator.replay import full_peak_reserved
+from calculator.allocator.sharded_loading import loading_of
 from calculator.devices import library_workspace
 from calculator.estimation.estimate import resident_state
 from calculator.estimation.request import parse_request
@@ -76,8 +77,11 @@ def plain_history(resident, steps, empty_cache=None, capacity=None):
             elif event < 0 and sizes[~event]:
                 plain.free(blocks.pop(~event))
 
-    loading = Loading(resident.tensors, prepared.training)
-    play(loading.events, loading.sizes, {})
+    loading, loaded = loading_of(resident), {}
+    for n, stage in enumerate(loading.stages):
+        if n:
+            plain.release_cached_blocks()
+        play(stage, loading.sizes, loaded)
     left, gradients = [], []
     for number, step in enumerate(steps):
         empties = empty_cache is not None and empty_cache.in_step(number)

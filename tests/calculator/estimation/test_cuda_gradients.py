@@ -3,11 +3,12 @@
 import pytest
 
 from calculator.engine.cuda_embedding import PARTIAL_ROWS
-from calculator.engine.cuda_reductions import PARTIAL_SUMS
+from calculator.engine.cuda_reductions import PARTIAL_SUMS, SUMS_OF_TOKENS
 from calculator.estimation import cuda_remarks
 from calculator.estimation.cuda_difference import largest
+from calculator.estimation.cuda_experts import EXPERTS as EXPERTS_DIFFERENCE
 from calculator.estimation.cuda_remarks import DIFFERENCES
-from calculator.estimation.cuda_sums import EMBEDDING, SUMS
+from calculator.estimation.cuda_sums import EMBEDDING, MEANS, POOLING, SUMS
 from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
 
@@ -23,12 +24,17 @@ LLAMA = {
 #: A model whose peak in float32 is where the norms' gradients are summed.
 WIDE = {**LLAMA, "num_hidden_layers": 2, "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3}
 WIDE |= {"intermediate_size": 1536}
+BERT = {"model_type": "bert", "vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+BERT |= {"intermediate_size": 128, "max_position_embeddings": 2048}
+MODERN = {**LLAMA, "num_hidden_layers": 1}
+EXPERTS = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
 SHORT = {"micro_batch_size": 4, "sequence_length": 1024, "gradient_checkpointing": True}
 
 
-def request(kind="meta", method="full", config=LLAMA, **training):
+def request(kind="meta", method="full", config=LLAMA, task="causal_lm", **training):
     training = {**SHORT, **training}
     body = {"model": {"config": config}, "method": {"name": method}, "training": training, "device": {"type": kind}}
+    body |= {"task": task}
     return parse_request({**body, "reserved": "rule"})
 
 
@@ -73,3 +79,42 @@ def test_every_difference_has_a_sentence_only_where_a_step_has_it():
     assert not [
         difference for difference in DIFFERENCES if difference.most(on_cuda) and not difference.sentence(on_cuda)
     ]
+
+
+def test_the_means_of_an_optimizer_have_a_buffer():
+    """The step's peak is measured with PyTorch 2.14 on the stub of an A100."""
+    config = {**LLAMA, "num_hidden_layers": 2, "hidden_size": 2048, "intermediate_size": 2048, "vocab_size": 1024}
+    config |= {"num_attention_heads": 16, "num_key_value_heads": 16, "tie_word_embeddings": True}
+    short = {"micro_batch_size": 1, "sequence_length": 64, "max_grad_norm": None, "gradient_checkpointing": False}
+    measured = {"adafactor": ("optimizer_step", 327_500_288), "adalomo": ("backward", 210_075_136)}
+    for optimizer, (phase, size) in measured.items():
+        step = training_step(request("cuda", config=config, optimizer=optimizer, **short))
+        assert {peak.phase: peak.bytes for peak in step.deciding_peaks()}[phase] == size
+        assert MEANS.most(step) == 33_554_432 + 512
+        assert f"{MEANS.most(step):,} bytes" in MEANS.sentence(step)
+    step = training_step(request("cuda", config=config, **short))
+    assert (MEANS.most(step), MEANS.sentence(step)) == (0, "")
+
+
+def test_the_mean_over_many_tokens_has_a_buffer():
+    for config in (BERT, MODERN):
+        for task, length, has_one in (("feature_extraction", 1024, True), ("feature_extraction", 256, False)):
+            traced, on_cuda = (
+                training_step(request(kind, config=config, task=task, sequence_length=length))
+                for kind in ("meta", "cuda")
+            )
+            size = largest(on_cuda, SUMS_OF_TOKENS)
+            assert bool(size) == has_one
+            assert size <= POOLING.most(traced) <= size + 512
+            assert POOLING.sentence(on_cuda) == "" or f"{size:,} bytes" in POOLING.sentence(on_cuda)
+            assert not largest(traced, SUMS_OF_TOKENS)
+
+
+def test_experts_sort_their_rows_and_add_gradients_up_in_place():
+    traced, on_cuda = steps(config=EXPERTS)
+    assert EXPERTS_DIFFERENCE.most(traced) > 0
+    assert "Experts sort their rows" in EXPERTS_DIFFERENCE.sentence(on_cuda)
+    assert largest(on_cuda, "order before the sort") == 4 * 1024 * 2 * 8
+    assert not largest(traced, "order before the sort")
+    traced, _ = steps()
+    assert (EXPERTS_DIFFERENCE.most(traced), EXPERTS_DIFFERENCE.sentence(traced)) == (0, "")

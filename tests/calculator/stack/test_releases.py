@@ -46,6 +46,7 @@ def test_a_release_that_is_not_known_is_refused_with_those_that_are() -> None:
     assert loc == "stack.torch"
     assert message.startswith("torch 1.13 is not known: use ")
     assert message.endswith("2.6 to 2.15")
+    assert problem({"transformers": "3.0"})[1].endswith("4.57 or 5.0 to 5.24")
 
 
 def test_a_library_that_changes_no_figure_is_an_unknown_field() -> None:

@@ -224,3 +224,5 @@ def test_random_steps_of_a_seed_are_reproducible_and_are_what_the_calculator_mod
     assert drawn[0] == drawn[1]
     assert 6 <= len(drawn[0]) <= 12
     assert all(name.startswith("seed 5, ") for name in drawn[0])
+    left_out = random_agenda(9201, 3, CUDA, machine(found))  # the method of one has no default target of its family
+    assert [entry.name.partition(":")[0] for entry in left_out] == ["seed 9201, 1"]

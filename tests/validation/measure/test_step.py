@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from calculator.devices import Verdict
-from calculator.estimation.estimate import estimate
+from calculator.estimation.estimate import estimate, training_step
+from calculator.estimation.request import parse_request
 from validation.measure import step
 from validation.measure.step_cases import METHODS, rounds, small
 
@@ -18,6 +19,18 @@ def test_the_resident_bytes_after_a_real_step_equal_the_calculators(case):
     assert row["out_of_memory"] is None
     assert (row["measured"]["load"], row["measured"]["end"]) == (row["predicted"]["load"], row["predicted"]["end"])
     assert row["measured"]["peak_allocated"] is None
+
+
+def test_biases_of_4_bit_layers_are_in_float32_until_the_first_step():
+    config = {"model_type": "gpt2", "n_embd": 256, "n_layer": 2, "n_head": 4, "vocab_size": 300}
+    method = {"name": "qlora", "target_modules": "all-linear"}
+    training = {"micro_batch_size": 1, "sequence_length": 16}
+    request = parse_request({"model": {"config": config}, "method": method, "training": training})
+    row = step.measured(request, CPU)
+    assert (row["measured"]["load"], row["measured"]["end"]) == (row["predicted"]["load"], row["predicted"]["end"])
+    weights = sum(tensor.bytes for tensor in training_step(request).resident.tensors)
+    cast = 2 * 2 * (3 * 256 + 256 + 4 * 256 + 256)  # bytes, layers, biases
+    assert row["measured"]["load"] == weights + cast
 
 
 def test_running_out_of_memory_is_recorded(monkeypatch):
