@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,13 +43,21 @@ def requirements(path):
     return {match["name"]: match["rest"] for match in map(REQUIREMENT.match, lines) if match}
 
 
+@cache
+def import_nodes(package):
+    """The import statements of each file of a package, by path."""
+    return {
+        path: [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
 def imported(package):
     """The top-level packages that a package's files import, by file."""
     found = []
-    for path in sorted((ROOT / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+    for path, nodes in import_nodes(package).items():
+        for node in nodes:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             found += [(path.name, name.split(".")[0]) for name in names]
     return found
 
@@ -110,15 +119,15 @@ LARGEST_CIRCLE = 5
 
 def import_graph():
     """The modules of calculator/, each with the modules of calculator/ that it imports."""
-    paths = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in sorted((ROOT / "calculator").rglob("*.py"))
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): nodes
+        for path, nodes in import_nodes("calculator").items()
     }
     graph = {}
-    for name, path in paths.items():
-        imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    for name, nodes in modules.items():
+        imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
         pairs = [(f"{node.module}.{alias.name}", node.module) for node in imports for alias in node.names]
-        graph[name] = {full if full in paths else module for full, module in pairs} & paths.keys() - {name}
+        graph[name] = {full if full in modules else module for full, module in pairs} & modules.keys() - {name}
     return graph
 
 

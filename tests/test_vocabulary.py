@@ -7,14 +7,30 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("calculator", "app", "validation")
 
 #: Words that no identifier contains. A word is a part of a name between underscores.
-NAMES = {"told", "held", "lies", "said", "asked", "beside", "likewise", "thereof"}
+NAMES = {"told", "held", "lies", "said", "asked", "beside", "likewise", "thereof", "fullest"}
 
-#: Functions and classes that are only a preposition say nothing about what they return.
-EMPTY_NAMES = {"by", "off", "put", "puts", "such", "that", "what", "which", "with"}
+#: Functions and classes that are only a preposition or an adverb say nothing about what they return.
+EMPTY_NAMES = {
+    "again",
+    "apart",
+    "by",
+    "most",
+    "off",
+    "on",
+    "put",
+    "puts",
+    "such",
+    "that",
+    "together",
+    "what",
+    "which",
+    "with",
+}
 
 #: Phrases that no text has.
 PHRASES = re.compile(
-    r"\b(told|lies|thereof|thereby|wherein|likewise|as it were|goes its way|comes to|for want of|in the place of)\b",
+    r"\b(told|lies|thereof|thereby|wherein|likewise|as it were|goes its way|comes to|for want of|in the place of"
+    r"|no fewer|no less than|come to be|fullest)\b",
     re.IGNORECASE,
 )
 

@@ -56,8 +56,8 @@ def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
     required = size(required_bytes)
     if fit is None:
         return f"It needs {required}. Choose a GPU to see whether it fits."
-    usable = size(fit.usable_bytes)
-    needs = f"It needs {required} of the {usable} that a process can use"
+    usable = _usable(fit)
+    needs = f"It needs {required} of {usable}"
     if fit.outcome is not None:
         return _replay_sentence(required, fit)
     margin = size(abs(fit.headroom_bytes))
@@ -65,26 +65,31 @@ def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
         return f"It fits with {margin} to spare. {needs}."
     if fit.verdict is Verdict.TIGHT:
         return f"It may run: the tensors fit, but the allocator may need {margin} too much. {needs}."
-    return f"It does not fit. It needs {required}, {margin} more than the {usable} that a process can use."
+    return f"It does not fit. It needs {required}, {margin} more than {usable}."
+
+
+def _usable(fit: Fit) -> str:
+    """Return the memory that a process can use, and what it is a part of if an inference engine keeps the rest."""
+    usable = size(fit.usable_bytes)
+    if fit.gpu is not None and fit.usable_bytes < fit.gpu.usable_bytes:
+        return f"the {usable} that vLLM leaves of {size(fit.gpu.usable_bytes)}"
+    return f"the {usable} that a process can use"
 
 
 def _replay_sentence(required: str, fit: Fit) -> str:
     """Say whether the replayed run fits the GPU, and the least memory that it needs."""
     assert fit.minimum_bytes is not None
     assert fit.margin_bytes is not None
-    least, usable, margin = size(fit.minimum_bytes), size(fit.usable_bytes), size(abs(fit.margin_bytes))
+    least, usable, margin = size(fit.minimum_bytes), _usable(fit), size(abs(fit.margin_bytes))
     if fit.verdict is Verdict.DOES_NOT_FIT:
-        short = f", {margin} more than the {usable} that a process can use" if fit.margin_bytes < 0 else ""
+        short = f", {margin} more than {usable}" if fit.margin_bytes < 0 else ""
         return f"It does not fit: it runs out of memory. It needs at least {least}{short}."
     if fit.verdict is Verdict.TIGHT:
         return (
             f"It runs, but only because the allocator frees cached blocks. It needs at least {least}, {margin} less"
-            f" than the {usable} that a process can use. On a GPU with room for its cached blocks it uses {required}."
+            f" than {usable}. On a GPU with room for its cached blocks it uses {required}."
         )
-    return (
-        f"It fits with {margin} to spare. It needs at least {least} of the {usable} that a process can use. On"
-        f" this GPU it uses {required}."
-    )
+    return f"It fits with {margin} to spare. It needs at least {least} of {usable}. On this GPU it uses {required}."
 
 
 def shards_weights(plan: Estimate) -> bool:

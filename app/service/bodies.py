@@ -30,7 +30,7 @@ async def buffered(receive: Receive) -> tuple[bytes | None, Receive]:
         read = [{"type": "http.request", "body": body, "more_body": False}]
     read.reverse()
 
-    async def again() -> Message:
+    async def receive_again() -> Message:
         return read.pop() if read else await receive()
 
-    return body, again
+    return body, receive_again

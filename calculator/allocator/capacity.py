@@ -152,7 +152,10 @@ class CappedReplays:
         """Replay the run on a device."""
         run: Replay | FlatReplay
         if self._flat is None:
-            run, unit = self._run.on(CachingAllocator(self._conf, capacity=device.capacity, total=device.total)), 1
+            run, unit = (
+                self._run.for_allocator(CachingAllocator(self._conf, capacity=device.capacity, total=device.total)),
+                1,
+            )
         else:
             run, unit = self._flat_replay(self._flat, device), BLOCK
         retries = [0] * run.steps
@@ -171,7 +174,7 @@ class CappedReplays:
         """
         shared = self._shared.before(device) if self._shared is not None and self._spare(device) >= 0 else None
         run = shared or FlatReplay(flat)
-        run.allocator.on(device.capacity, device.total)
+        run.allocator.set_capacity(device.capacity, device.total)
         run.total = device.total
         run.stage_cache = self._stages
         return run

@@ -39,7 +39,7 @@ class Condition(Protocol):
     most_lost: int
 
     def needs(self) -> Iterable[tuple[int, int, int]]:
-        """Return what can be lost for each size (see `Needs`). The largest size comes first."""
+        """Return the bytes that can be lost for each size (see `Needs`). The largest size comes first."""
 
     def merges(self) -> bool:
         """Return whether tensors that were allocated before are freed meanwhile, so that free blocks may merge."""

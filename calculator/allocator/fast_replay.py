@@ -132,7 +132,7 @@ class FastReplay:
         self.is_repeating = [False for _ in pools]
         #: For each pool, the rest of each step, and whether that of the last step was left out.
         self.rests = [None if resident.frees_gradients else rest_of_step(self.batches[-1], n) for n in pools]
-        self.left_out = [False for _ in pools]
+        self.skipped_rest = [False for _ in pools]
 
     @property
     def reserved(self) -> int:
@@ -165,8 +165,8 @@ class FastReplay:
             if self.is_repeating[n]:
                 continue
             rest = self.rests[n]
-            if rest is not None and self.left_out[n]:
-                self.left_out[n] = False
+            if rest is not None and self.skipped_rest[n]:
+                self.skipped_rest[n] = False
                 self._rest(n, pool, rest)
             pool.free(self.gradients[n])
             if self.steps == 1 and len(self.buckets) > 1 and n < len(self.buckets[1]):
@@ -193,8 +193,8 @@ class FastReplay:
             self._end_step(n, pool)
             return
         self._play(n, pool, last, 1, slice(0, rest.start))
-        self.left_out[n] = rest.repeats(pool, self.temporary_sizes[n] if n < len(self.states) else ())
-        if not self.left_out[n]:
+        self.skipped_rest[n] = rest.repeats(pool, self.temporary_sizes[n] if n < len(self.states) else ())
+        if not self.skipped_rest[n]:
             self._rest(n, pool, rest)
 
     def _rest(self, n: int, pool: FlatPool, rest: RestOfStep) -> None:
@@ -276,7 +276,7 @@ class FastReplay:
         return stopped
 
     def _layers(self, n: int, pool: FlatPool, batch: MicroBatch) -> int:
-        """Play a forward pass up to the end of its repeated layers. Layers that are placed alike are placed at once.
+        """Play a forward pass up to the end of its repeated layers. Layers with equal places are placed at once.
 
         Return the index of the first item after them. Only the first step calls this, since it adds the most segments.
         """

@@ -73,7 +73,7 @@ class FlatDevice:
         """The size of all segments."""
         return sum([pool.reserved for pool in self._pools])
 
-    def on(self, capacity: int, total: int) -> None:  # noqa: ARG002  expandable segments depend on the device's memory
+    def set_capacity(self, capacity: int, total: int) -> None:  # noqa: ARG002  expandable segments depend on the device's memory
         """Set the bytes that the device offers."""
         self.capacity = capacity
 

@@ -78,7 +78,7 @@ class FlatExpandable:
         other._ranges = [pool_range.saved() for pool_range in self._ranges]  # noqa: SLF001  its own class
         return other
 
-    def on(self, capacity: int, total: int) -> None:
+    def set_capacity(self, capacity: int, total: int) -> None:
         """Set the bytes that the device offers.
 
         A segment has addresses for 9/8 of its total memory, or for more than a run needs.

@@ -229,7 +229,7 @@ class FlatReplay:
     def load(self) -> None:
         """Load the model onto the device."""
         run = self.run
-        sizes, stages = run.loading.on(self.total)
+        sizes, stages = run.loading.for_device(self.total)
         places = _empty_places(len(sizes))
         for number, (stage, events) in enumerate(zip(run.load, stages, strict=True)):
             if number:

@@ -44,7 +44,7 @@ class _Rest(NamedTuple):
 
 
 class _Need(NamedTuple):
-    """What a rest needs for the requests of a size.
+    """The condition under which requests of one size in a rest are certain to fit.
 
     Attributes:
         size: The size.

@@ -113,7 +113,7 @@ class History:
         #: The machine's retries at the end of the load or of the last step.
         self._counted = 0
 
-    def on(self, machine: Machine) -> History:
+    def on_machine(self, machine: Machine) -> History:
         """Return the history so far, on another machine in the same state."""
         other = copy(self)
         other.machine = machine
@@ -165,7 +165,7 @@ class History:
     def _load(self, total: int | None) -> None:
         """Load the model onto a device with `total` bytes."""
         loading = self.run.loading
-        sizes, (first, *rest) = loading.on(total)
+        sizes, (first, *rest) = loading.for_device(total)
         self.machine.begin(sizes, loading.names.__getitem__)
         self.machine.play(first)
         for events in rest:

@@ -79,7 +79,7 @@ class HistoryRun:
         if key not in self._unlimited:
             self._unlimited[key] = _Unlimited(self, self.machine(steps), empty_cache, steps, played or PlayedSteps())
         unlimited = self._unlimited[key]
-        return unlimited.result if device is None else unlimited.on(device, played or PlayedSteps())
+        return unlimited.result if device is None else unlimited.replay_on(device, played or PlayedSteps())
 
     def machine(self, steps: Sequence[Step], more: int = 0) -> FlatMachine:
         """Return a device that has room for some steps and `more` bytes."""
@@ -119,7 +119,7 @@ class _Unlimited:
         growing = {step for step, most in enumerate(reserved) if most > max(reserved[:step], default=0)}
         self._states = [state for state in self._states if state[0].steps in growing]
 
-    def on(self, device: DeviceMemory, played: PlayedSteps) -> HistoryResult:
+    def replay_on(self, device: DeviceMemory, played: PlayedSteps) -> HistoryResult:
         """Return the replay on a device.
 
         It is the same up to the first step that reserves more than the device has.
@@ -134,12 +134,12 @@ class _Unlimited:
     def _keep(self, history: History) -> None:
         assert isinstance(history.machine, FlatMachine)
         machine = history.machine.saved()
-        self._states.append((history.on(machine), machine))
+        self._states.append((history.on_machine(machine), machine))
 
     @staticmethod
     def _copy(state: _State, capacity: int | None = None) -> History:
         history, machine = state
-        return history.on(machine.saved(capacity))
+        return history.on_machine(machine.saved(capacity))
 
 
 def _sizes_by_kind(resident: Iterable[ResidentTensors]) -> list[tuple[str, int]]:

@@ -30,7 +30,7 @@ class HostLoading(Loading):
         """The bytes of the warmup: 0, since nothing is allocated before the weights are read."""
         return 0
 
-    def on(self, total: int | None) -> tuple[list[int], list[list[int]]]:  # noqa: ARG002  nothing depends on the device
+    def for_device(self, total: int | None) -> tuple[list[int], list[list[int]]]:  # noqa: ARG002  nothing depends on the device
         """Return the sizes and events, which are the same on a device of any size."""
         return self.sizes, self.stages
 

@@ -1,4 +1,4 @@
-"""What requests need to be certain to fit into free blocks (see `certain`).
+"""The conditions under which requests are certain to fit into free blocks (see `certain`).
 
 One number is enough if a free block is as large. It is computed for every gap at once. The exact condition is only
 computed for the gaps for which no free block is.

@@ -33,7 +33,7 @@ class DeviceMemory:
 
     @property
     def outside(self) -> int:
-        """What the allocator cannot get from the device."""
+        """The bytes that the allocator cannot get from the device."""
         return self.total - self.capacity
 
 

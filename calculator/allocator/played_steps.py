@@ -38,7 +38,7 @@ class PlayedSteps:
             self._repeat(history, self._ends[key])
             return
         history.play(step)
-        self._ends[key] = history.on(machine.copied())
+        self._ends[key] = history.on_machine(machine.copied())
 
     @staticmethod
     def _repeat(history: History, ended: History) -> None:

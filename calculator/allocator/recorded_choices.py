@@ -136,7 +136,7 @@ class Recorder:
         self._parts.add((end - start, start))
 
     def choices(self, alive: Mapping[int, Placed]) -> Choices | None:
-        """Return what was recorded, with the rows that are alive and their places.
+        """Return the recorded choices, with the rows that are alive and their places.
 
         Return None if it cannot be mapped to another state.
         """

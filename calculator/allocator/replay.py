@@ -144,7 +144,7 @@ class Batch:
         """The tensors of its rows."""
         return self._tensors(self._allocator)
 
-    def on(self, allocator: CachingAllocator) -> Batch:
+    def for_allocator(self, allocator: CachingAllocator) -> Batch:
         """Return the same events for another allocator."""
         batch = copy(self)
         batch.tensors = self._tensors(allocator)
@@ -223,19 +223,19 @@ class Replay:
         self.gradients: list[Allocated] = []
         self.buckets: list[Allocated] = []
 
-    def on(self, allocator: CachingAllocator) -> Replay:
+    def for_allocator(self, allocator: CachingAllocator) -> Replay:
         """Return the same run from its beginning, for another allocator."""
         run = copy(self)
         run.allocator = allocator
-        run.first = self.first.on(allocator)
-        run.later = self.later.on(allocator) if self.later is not None else None
-        run.last = self.last.on(allocator) if self.last is not None else None
+        run.first = self.first.for_allocator(allocator)
+        run.later = self.later.for_allocator(allocator) if self.later is not None else None
+        run.last = self.last.for_allocator(allocator) if self.last is not None else None
         run._start()  # noqa: SLF001  its own class
         return run
 
     def load(self) -> None:
         """Load the model onto the GPU."""
-        sizes, (first, *rest) = self.loading.on(self.allocator.total)
+        sizes, (first, *rest) = self.loading.for_device(self.allocator.total)
         loaded = self._loaded(sizes, self.loading.names)
         loaded.play(first)
         for events in rest:

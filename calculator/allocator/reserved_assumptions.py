@@ -1,4 +1,4 @@
-"""What answers state about reserved memory."""
+"""The sentences of an answer about reserved memory."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from calculator.engine.counts_by_size import peak_counts
 from calculator.resident.per_parameter import sizes
 from calculator.sharding.fsdp.units import units_of
 from calculator.training_step import first_layer_bound, reference_counts, skipped_passes
-from calculator.training_step.reference_counts import most
+from calculator.training_step.reference_counts import maximum
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -95,7 +95,7 @@ def _kept_bytes(resident: ResidentState, workspaces: tuple[int, ...], *, gradien
 
 
 def _without_loop(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> tuple[int, int]:
-    """Return the same without the tensors of the loop, but the bytes of small blocks instead of their segments."""
+    """Return the bytes of `_kept_bytes` without the loop's tensors: those of large segments, and of small blocks."""
     key = ("kept without the loop", workspaces, gradients)
     found: dict[Hashable, tuple[int, int]] = resident.known
     if key not in found:
@@ -126,8 +126,8 @@ def _loaded_4bit_bytes(resident: ResidentState) -> int:
 def generation_bytes(step: TrainingStep, workspaces: Iterable[int], least: int = 0) -> int:
     """Return the rule's estimate while a trainer generates, in bytes.
 
-    It counts what the run keeps, and the blocks of the passes or of the gather before them. If it is at most `least`,
-    what is returned may be less.
+    It counts the tensors that the run keeps, and the blocks of the passes or of the gather before them. An estimate of
+    at most `least` may be too low, because the caller takes the maximum of both.
     """
     kept = _kept_in_generation(step, workspaces)
     passes, bound = in_segments(sizes(step.before_generation)), step.generation_bound
@@ -160,17 +160,17 @@ def _is_within(bound: RolloutBound, size: int) -> bool:
 
 
 def _room(allocated: int, size: int) -> int:
-    """Return a number of sizes of which blocks with some bytes are certain to fit in some bytes of segments.
+    """Return how many different sizes blocks may have so that they certainly fit in segments.
 
-    The shares of `_fits_by_bytes` hold.
+    `allocated` are the bytes of the blocks, and `size` those of the segments. See `_fits_by_bytes` for the proof.
     """
     return (size - 3 * allocated // 2) // LARGE_SEGMENT - 1
 
 
 def _most_in_segments(blocks: Iterable[tuple[int, int]]) -> int:
-    """Return no fewer bytes than segments have with blocks of at most these sizes, each in some number.
+    """Return an upper bound on the bytes of the segments for blocks, given as sizes and numbers of blocks.
 
-    The shares of `_fits_by_bytes` hold. A block of 12.5 MiB counts with no fewer bytes than any smaller one.
+    See `_fits_by_bytes` for the proof. The bound for a block of 12.5 MiB is not below that for a smaller block.
     """
     total = small = 0
     for size, count in blocks:
@@ -216,12 +216,12 @@ def between_steps(resident: ResidentState, workspaces: Iterable[int]) -> int:
 
 
 def _flat_zero_bytes(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:
-    """Return the rule's estimate for the fullest rank under ZeRO, in bytes.
+    """Return the rule's estimate for the rank with the highest peak under ZeRO, in bytes.
 
     It counts what the rank keeps, and the blocks of its reductions and of its update.
     """
     kept = _kept_by_rank(flat.resident_tensors, workspaces)
-    kept.update(Counter(sizes(flat.in_backward)) | Counter(sizes(flat.fullest.step)))
+    kept.update(Counter(sizes(flat.in_backward)) | Counter(sizes(flat.peak_rank.step)))
     loaded = sum(tensor.bytes for tensor in step.resident.tensors)
     flattened = whole_segments(loaded) + in_segments(sizes(flat.flat_weights))
     of_step = whole_segments(_frozen_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
@@ -318,12 +318,12 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
     interpreted with them. If a first layer with too many live tensors could need fewer, its own events are used.
     """
     counts = _peak_counts(step)
-    leaves_out_passes = step.run.left_out is not None or step.first is not None
-    references = reference_counts.bounds(step, counts) if leaves_out_passes else {}
+    skips_passes = step.run.skipped is not None or step.first is not None
+    references = reference_counts.bounds(step, counts) if skips_passes else {}
     found = _determined(step, counts, references)
     if found is None and references:
         exact = reference_counts.counts(step)
-        found = _determined(step, most(counts, exact), {}, exact)
+        found = _determined(step, maximum(counts, exact), {}, exact)
     return _peak_counts(step.with_every_pass) if found is None else found
 
 
@@ -336,9 +336,9 @@ def _determined(
     """
     copies, bounds = step.run.copies, _bounds(step, counts)
     if references:
-        bounds = most(bounds, references)
+        bounds = maximum(bounds, references)
     if copies.bounds_first:
-        least = most(_peak_counts(step, first_layer_bound.least_counts(copies)), exact or {})
+        least = maximum(_peak_counts(step, first_layer_bound.least_counts(copies)), exact or {})
         higher = {size: count for size, count in (counts | bounds).items() if count != least.get(size)}
         return None if _needs_more(least, higher) else counts
     if step.recording.first is not None:
@@ -365,8 +365,8 @@ def _needs_more(counts: Mapping[int, int], bounds: Mapping[int, int]) -> bool:
 
 def _bounds(step: TrainingStep, counts: dict[int, int]) -> dict[int, int]:
     """Return bounds on the counts of some sizes in passes that are not interpreted."""
-    found = {} if step.run.left_out is None else skipped_passes.bounds(step.recording, counts)
-    return found if step.first is None else most(found, skipped_passes.bounds(step.first.recording, counts))
+    found = {} if step.run.skipped is None else skipped_passes.bounds(step.recording, counts)
+    return found if step.first is None else maximum(found, skipped_passes.bounds(step.first.recording, counts))
 
 
 def _peak_counts(step: TrainingStep, changes: Iterable[CountChange] = ()) -> dict[int, int]:
@@ -382,4 +382,4 @@ def _peak_counts(step: TrainingStep, changes: Iterable[CountChange] = ()) -> dic
     counts = peak_counts(step.recording, temporaries, extra)
     if step.first is None:
         return counts
-    return most(counts, peak_counts(step.first.recording))
+    return maximum(counts, peak_counts(step.first.recording))

@@ -126,7 +126,7 @@ class _Phases:
 
     def _closest_batch_count(self, ran: _Pass, given: int) -> int:
         """Return the number of batches after which the bytes in use are closest to the error's figure."""
-        whole = self.gathered.in_group // self.gathered.together
+        whole = self.gathered.in_group // self.gathered.rows_per_gather
         if ran.rows == min(self.gathered.rows, self.gathered.in_group):
             numbers = range(max(1, whole))
         else:
@@ -138,7 +138,7 @@ class _Phases:
     def _concatenation_matches(self) -> Iterator[PhaseMatch]:
         """Yield the outputs and labels of all batches so far, each concatenated with those of one more."""
         found = self.resting + self.evaluation.resident_bytes
-        last = -(-self.gathered.in_group // self.gathered.together)
+        last = -(-self.gathered.in_group // self.gathered.rows_per_gather)
         for number, part in enumerate((*self.gathered.outputs, *self.gathered.labels)):
             if part.bytes * self.gathered.in_group <= SMALL_REQUEST:
                 continue

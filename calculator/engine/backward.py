@@ -122,7 +122,7 @@ def _run(node: Node) -> None:
 
 
 def _run_with_one_edge(node: Node) -> None:
-    """Do what `_run` does, for a node with one edge, a gradient and no hooks. Most nodes are so, and it is faster."""
+    """Run a node with one edge, a gradient and no hooks, as `_run` does, but faster. Most nodes are of this kind."""
     grads: list[Tensor | None]
     edge, incoming, node.incoming = node.edges[0], node.incoming, None
     (grad,) = node.apply(node, incoming)

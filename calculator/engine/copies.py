@@ -134,7 +134,7 @@ class Copies:
         self.is_regular = first is None or first.is_regular(self)
         #: Peak counts by the sizes that are equal and the additional changes.
         self.counts: dict[tuple[EqualSizes, tuple[CountChange, ...]], Counts] = {}
-        #: For each pass that is left out, how many more storages are alive before it than before the trained
+        #: For each skipped pass, how many more storages are alive before it than before the trained
         #: pass, by size. None until they are counted.
         self.skipped: list[list[tuple[int, int]]] | None = None
         #: The blocks of passes that generate, if there is a bound on them. None until they are counted.

@@ -94,7 +94,7 @@ def _other_changes(
     found: dict[int, list[tuple[int, int]]] = {}
     for (_, start, end, number), gained in zip(copies.windows, copies.sizes, strict=True):
         added, removed = found.setdefault(start, []), found.setdefault(end, [])
-        for size, count in together(gained, equal).items():
+        for size, count in merge_equal_sizes(gained, equal).items():
             (added if count > 0 else removed).append((size, number * count))
     size_of = copies.kinds.size_of
     for position, size, count in extra:
@@ -104,7 +104,7 @@ def _other_changes(
     return found
 
 
-def together(counts: Mapping[int, int], equal: EqualSizes) -> Mapping[int, int]:
+def merge_equal_sizes(counts: Mapping[int, int], equal: EqualSizes) -> Mapping[int, int]:
     """Add up counts of equal sizes, under the first number that has that size."""
     if isinstance(equal, range):
         return counts

@@ -47,7 +47,7 @@ class Buffers(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a reduction reduces: the inputs of each of its outputs, and how they are laid out.
+    """The inputs of each output of a reduction, and their memory layout.
 
     `is_inner`: whether inputs of one output follow one another. `groups`: the number of dimensions that are reduced.
     `width`: the number of outputs that follow one another.

@@ -96,9 +96,10 @@ class ForwardBlocks(NamedTuple):
         return cls(of_tokens, of_all, fixed, frozenset(widths), frozenset(of_heads))
 
     def blocks(self, sizes: Sequence[int], times: int, tokens: tuple[int, int, int]) -> list[tuple[int, int]]:
-        """Return sizes in bytes and numbers of blocks in a pass over a batch of a number of `times` as many sequences.
+        """Return the blocks of a pass, as sizes in bytes and numbers of blocks.
 
-        `tokens` are those of the pass, those that it attends to, and those of the forward pass.
+        The batch of the pass has `times` as many sequences. `tokens` are the tokens of each sequence in the pass, the
+        tokens that it attends to, and the tokens in the forward pass.
         """
         own, attended, length = tokens
         own, attended = own * times, attended * times
@@ -106,8 +107,8 @@ class ForwardBlocks(NamedTuple):
         blocks += [(size * attended // length + ALLOCATION_ROUNDING, most) for size, most in self.attended.of(sizes)]
         return blocks + [(size * times, most) for size, most in self.others.of(sizes)]
 
-    def most(self, sizes: Sequence[int], times: int, tokens: tuple[int, int, int]) -> tuple[int, int]:
-        """Return no fewer bytes than the same blocks have together, and the number of their sizes."""
+    def upper_bound(self, sizes: Sequence[int], times: int, tokens: tuple[int, int, int]) -> tuple[int, int]:
+        """Return an upper bound on the bytes of these blocks, and the number of their sizes."""
         own, attended, length = tokens
         of_tokens = self.own.bytes(sizes) * own + self.attended.bytes(sizes) * attended
         total = of_tokens * times // length + self.others.bytes(sizes) * times
@@ -139,6 +140,6 @@ def _place(shape: Shape, length: int, tokens: int) -> int:
 
 
 def _symbolic_place(shape: Shape) -> int:
-    """Return the same for a symbolic shape, which has one formula."""
+    """Return the result of `_place` for a symbolic shape, which has one formula."""
     places = [place for place, dim in enumerate(shape) if isinstance(dim, Dim) and dim.is_named(LENGTH)]
     return places[0] if len(places) == 1 and len(shape) > 2 else _NONE

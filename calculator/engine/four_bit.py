@@ -44,12 +44,13 @@ def matmul_4bit(
         kept = x if keeps_input and x.edge else None
         node = Node(x.tape, _matmul_4bit_back, (x.edge, bias_edge), (module, quantization, kept))
     if _fused(x, quantization):
-        return x.tape.new((*x.shape[:-1], module.out_features), quantization.compute_dtype, "product", node)
+        return x.tape.new((*x.shape[:-1], module.out_features), x.dtype, "product", node)
     constants = _block_constants(x.tape, module, quantization)
     dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantized")
-    if bias is not None and bias.dtype != quantization.compute_dtype:
+    dense = cast_to(dense, x.dtype, "weight")
+    if bias is not None and bias.dtype != x.dtype:
         # Linear4bit has already cast its bias in place (bias.data). The bias that FSDP2 gathers has another dtype.
-        bias = Tensor(x.tape, None, bias.shape, quantization.compute_dtype, None)
+        bias = Tensor(x.tape, None, bias.shape, x.dtype, None)
     copies = _cast_arguments(x, dense, bias)
     out = x.tape.new((*x.shape[:-1], module.out_features), copies[-1].dtype, "product", node)
     if x.tape.product_workspace:

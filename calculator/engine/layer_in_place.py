@@ -1,9 +1,10 @@
-"""The backward pass of a checkpointed first layer that is not interpreted, if the next layer determines its peak.
+"""The backward pass of a checkpointed first layer that is not interpreted, derived from the interpreted layer.
 
-The first layer's input needs no gradient. That of the interpreted layer has one. Both recompute the same operations and
-run the same nodes, until the first node that the first layer lacks, or in which it computes fewer gradients. Up to
-there, the first layer only lacks recomputed tensors that none of its own nodes saves. After that, it has at most as
-many bytes alive as the interpreted layer without these tensors. So its peak is known if it is before that node.
+The input of the first layer needs no gradient. The input of the interpreted layer needs one. Both layers recompute the
+same operations. They run the same nodes up to the first node that the first layer lacks, or that computes fewer
+gradients there. Up to that node, the first layer only lacks recomputed tensors that none of its own nodes saves. After
+that node, the live bytes of the interpreted layer without these tensors are an upper bound. So the peak of the first
+layer is known if it is before that node.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class FirstBackward(NamedTuple):
     unsaved: tuple[tuple[int, int], ...]
 
     def peak(self, recording: Recording) -> int | None:
-        """Return the most bytes alive from its beginning to the end of the step, or None if that is not certain."""
+        """Return the peak bytes from its beginning to the end of the step, or None if they are not certain."""
         start, differs, copies = self.start, self.differs + 1 - self.start, recording.copies
         changes = [*recording.changes[start : copies.marks["end"]]]
         for row, freed in self.unsaved:

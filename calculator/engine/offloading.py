@@ -1,4 +1,4 @@
-"""Offloading of saved tensors to pinned host memory, and what of them is on the device meanwhile.
+"""Offloading of saved tensors to pinned host memory, and the parts of them that stay on the device.
 
 A saved tensor of 1 kB or more is copied on a stream of its own. The device's tensor is kept until five further tensors
 are saved; the last ones until the first node of the backward pass that reads an offloaded tensor has run. A tensor that

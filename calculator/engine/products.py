@@ -68,7 +68,7 @@ def matmul(
 
 
 def _saved_weight(weight: Tensor, *, turns: bool) -> Tensor:
-    """Return what autograd saves of a weight: the parameter it is a view of, or the view for saved-tensor hooks."""
+    """Return the tensor that autograd saves for a weight: its parameter, or the view for saved-tensor hooks."""
     if weight.storage is not None:
         return strided(weight) if turns else weight
     if weight.tape.weight_views is None or not (turns or (weight.edge is not None and weight.edge[0].apply is VIEW)):

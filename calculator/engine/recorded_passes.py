@@ -84,7 +84,7 @@ class _Pass(NamedTuple):
             ],
         )
 
-    def on(self, tape: Tape, name: str) -> Outputs:
+    def record(self, tape: Tape, name: str) -> Outputs:
         """Record the pass again on a tape, under another name."""
         row, at = len(tape.rows) - self.start[0], len(tape.events) - self.start[1]
         names, shapes, dtypes, components, sizes = zip(*self.rows, strict=True)
@@ -143,8 +143,8 @@ class RecordedPasses:
         if known is not None and known.is_closed:
             more = None if lists_all else self._more_alive(own, tape)
             if more is not None:
-                return known.only_sizes(more).on(tape, name), None
-            outputs = known.on(tape, name)
+                return known.only_sizes(more).record(tape, name), None
+            outputs = known.record(tape, name)
             self._places[own] = _place(tape, outputs)
             return outputs, known.layers
         start, loops = (len(tape.rows), len(tape.events), len(tape.marks)), len(tape.loops)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Additions(NamedTuple):
-    """What a skipped layer adds outside the windows of the interpreted layer.
+    """The storages that a skipped layer adds outside the windows of the interpreted layer.
 
     Each addition has a window of zero length.
     """

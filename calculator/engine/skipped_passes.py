@@ -19,7 +19,7 @@ TRAINED, TRAINED_END, DIFFERS = "trained pass", "trained pass: end", "trained pa
 
 
 class DerivedLayer(NamedTuple):
-    """The layer of a trained pass that has the same bytes alive in a pass without a graph.
+    """The layer of a trained pass whose live bytes are the same in a pass without a graph.
 
     Attributes:
         input_row: The row of its input.
@@ -49,7 +49,7 @@ class CachedPair(NamedTuple):
 
 
 class TrainedDecoder(NamedTuple):
-    """The decoder of a trained pass, whose layer has the same bytes alive in a pass without a graph.
+    """The decoder of a trained pass, whose layer has the same live bytes in a pass without a graph.
 
     Attributes:
         start: The position among the events where the pass begins.
@@ -66,22 +66,22 @@ class TrainedDecoder(NamedTuple):
     cached: CachedPair
 
 
-class LeftOut(NamedTuple):
-    """The passes of a micro-batch that are not interpreted.
+class SkippedRecord(NamedTuple):
+    """The skipped passes of a micro-batch, and what their peaks are derived from.
 
     Attributes:
         passes: The prefix of each pass's marks, and its reference. None for the trained model.
         layer: The layer from which their peaks are derived. None if they only have a bound.
-        own: What `SkippedPasses.own` has. Empty if sizes are symbolic.
+        pass_peaks: Those of `SkippedPasses`. Empty if sizes are symbolic.
     """
 
     passes: Sequence[tuple[str, str | None]]
     layer: DerivedLayer | None
-    own: Mapping[str | None, int | None]
+    pass_peaks: Mapping[str | None, int | None]
 
 
 class SkippedPasses:
-    """The passes of a micro-batch that are not interpreted."""
+    """The skipped passes of a micro-batch, which are not interpreted, and the trained pass that bounds their peaks."""
 
     __slots__ = (
         "_cached",
@@ -97,14 +97,14 @@ class SkippedPasses:
         "is_over",
         "layer",
         "needs_peaks",
-        "own",
+        "pass_peaks",
         "passes",
         "room",
         "start",
     )
 
     def __init__(self, *, needs_peaks: bool) -> None:
-        #: Whether the peak of each pass is needed, and not only that it decides no peak of the step.
+        #: Whether the peak of each pass is needed. Otherwise it is enough that no pass has a peak of the step.
         self.needs_peaks = needs_peaks
         #: The prefix of each pass's marks, and its reference.
         self.passes: list[tuple[str, str | None]] = []
@@ -133,14 +133,18 @@ class SkippedPasses:
         #: number of events before this was computed.
         self.room: int | None = None
         self.compared_at = 0
-        #: By reference, the most bytes that its passes have alive themselves. None for the trained model, and as a
-        #: number of bytes that is not certain.
-        self.own: dict[str | None, int | None] = {}
+        #: The peaks of passes by reference (None for the trained model), without the bytes that are alive before a
+        #: pass. A peak is None if it is not certain.
+        self.pass_peaks: dict[str | None, int | None] = {}
 
     @property
-    def left_out(self) -> LeftOut | None:
-        """The passes that were left out. None if there are none."""
-        return LeftOut(self.passes, self.layer if self.finds_peaks else None, self.own) if self.passes else None
+    def record(self) -> SkippedRecord | None:
+        """The skipped passes. None if there are none."""
+        return (
+            SkippedRecord(self.passes, self.layer if self.finds_peaks else None, self.pass_peaks)
+            if self.passes
+            else None
+        )
 
     @property
     def decoder(self) -> TrainedDecoder | None:
@@ -156,7 +160,7 @@ class SkippedPasses:
         self._dtypes.append(dtype)
 
     def begin_trained(self, tape: Tape, *, lists_added: bool, derives: bool, generates: bool) -> None:
-        """Mark where the trained pass begins, if passes before it were left out, or those after it may be.
+        """Mark where the trained pass begins, if passes before it were skipped, or passes after it may be.
 
         `lists_added`: whether to list the rows that adapters allocate. `derives` and `generates`: whether the peaks of
         passes of the micro-batch, and those of `generate`, may be derived from its layer.

@@ -26,7 +26,7 @@ _BADAM_ALONE = "LLaMA-Factory refuses BAdam on several GPUs but under ZeRO-3"
 
 
 def problems(request: Request, method: Full, model: Model) -> Iterator[Problem]:
-    """Yield what BAdam or LISA is refused with."""
+    """Yield settings with which BAdam or LISA is refused."""
     training = request.training
     if training.trainer not in (None, "transformers"):
         message = f"{method.title} is modeled only without a trainer or with transformers: use that, or leave it out"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.methods import Method
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.training_step.by_sizes import BySizes
+    from calculator.training_step.size_cache import SizeCache
 
 
 class CheckedTrace:
@@ -70,7 +70,7 @@ def _remarks(request: Request, model: Model) -> Remarks:
 def checked_by_sizes(
     request: Request,
     model: Model,
-    cache: BySizes[Callable[[], Remarks]],
+    cache: SizeCache[Callable[[], Remarks]],
     prepared: Callable[[], PreparedModel] | None = None,
 ) -> Callable[[], Remarks]:
     """Check a request, and return the remarks on it, which are written when they are first read.

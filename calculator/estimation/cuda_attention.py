@@ -1,4 +1,4 @@
-"""What an answer says about flash attention, which allocates otherwise on CUDA than in a trace.
+"""The sentences of an answer about flash attention, which allocates other tensors on CUDA than in a trace.
 
 Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and set_params_splitkv.
 """

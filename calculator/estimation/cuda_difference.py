@@ -1,4 +1,4 @@
-"""One thing that PyTorch's kernels allocate otherwise on CUDA than in a trace on the meta device."""
+"""A difference between the allocations of PyTorch's kernels on CUDA and in a trace on the meta device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _none(_request: Request, _model: Model) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CudaDifference:
-    """What an answer says about one thing that kernels allocate otherwise on CUDA.
+    """One difference between the allocations of kernels on CUDA and in a trace, as an answer describes it.
 
     The engine decides by `Tape.cuda` or `Kernels.cuda` what is allocated. This only finds out whether a step has it.
     """

@@ -1,4 +1,4 @@
-"""What an answer says about what experts allocate otherwise on CUDA: the sort of their rows, and gradients of rows."""
+"""The sentences of an answer about experts on CUDA: the sort of their rows, and the gradients of rows."""
 
 from __future__ import annotations
 

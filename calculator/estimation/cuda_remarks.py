@@ -1,4 +1,4 @@
-"""What an answer says about kernels that allocate otherwise on CUDA than in a trace on PyTorch's meta device."""
+"""The sentences of an answer about kernels that allocate other tensors on CUDA than in a trace on the meta device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer says about softmax, which allocates other tensors on CUDA than in a trace.
+"""The sentences of an answer about softmax, which allocates other tensors on CUDA than in a trace.
 
 Its backward pass multiplies the gradient by the output first: one more tensor of the gradient's size. The math kernel
 of sdpa writes zeros into the softmax itself, copies the probabilities to the queries' dtype, and keeps its float32

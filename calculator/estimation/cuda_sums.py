@@ -1,8 +1,8 @@
-"""What an answer says about what kernels sum in parts on CUDA.
+"""The sentences of an answer about sums that kernels compute in parts on CUDA.
 
-These are gradients, over tokens and over equal ids, the mean over tokens, and an optimizer's means of a matrix. A trace
-on the meta device has the results alone. `most` finds them in it, and allocates on a tape of its own what their kernels
-do.
+These are sums of gradients over tokens and over equal ids, the mean over tokens, and an optimizer's means of a matrix.
+A trace on the meta device only has their results. `most` finds the results in the trace. On a tape of its own, it
+allocates what the kernels allocate.
 """
 
 from __future__ import annotations

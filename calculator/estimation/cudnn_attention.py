@@ -1,4 +1,4 @@
-"""What an answer says about cuDNN's attention, which PyTorch prefers to flash on some GPUs.
+"""The sentences of an answer about cuDNN's attention, which PyTorch prefers to flash on some GPUs.
 
 The kernel saves and allocates what is in aten/src/ATen/native/cudnn/MHA.cpp of PyTorch. Its workspace has two parts:
 that of cudnn-frontend (include/cudnn_frontend/node/scaled_dot_product_flash_attention.h, get_fe_workspace_size_node)

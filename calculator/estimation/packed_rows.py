@@ -54,7 +54,7 @@ class _Free:
         self._order: list[int] = []
 
     def place(self, length: int, count: int, most: int) -> None:
-        """Place samples of a length, each in the fullest row that has room for it, or in a new row."""
+        """Place samples of a length, each in the row with the least room that fits it, or in a new row."""
         while count:
             at = bisect_left(self._order, length)
             space = self._order[at] if at < len(self._order) else most

@@ -167,7 +167,7 @@ def rank_assumptions(flat: FlatPeaks | None) -> tuple[str, ...]:
     """Return which rank the figures belong to, if ranks differ."""
     if flat is None:
         return ()
-    rank, spread = flat.fullest.number, flat.spread
+    rank, spread = flat.peak_rank.number, flat.spread
     others = (
         f"; the lowest peak of a rank is {spread:,} bytes lower" if spread else ", and those of all ranks are equal"
     )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from calculator.common.deferred import Deferred
 from calculator.inputs.size_settings import other_settings, sizes
 from calculator.methods.prepared_model import PreparedModel
-from calculator.training_step.by_sizes import BySizes
 from calculator.training_step.resident_state import ResidentState
+from calculator.training_step.size_cache import SizeCache
 from calculator.training_step.step import TrainingStep
 from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.unrolled_cache import UnrolledCache
@@ -77,7 +77,7 @@ class SeriesCache:
         self.state_key: object = None
         self.state: ResidentState | None = None
         self.remarks_key: object = None
-        self.remarks: BySizes[Callable[[], Remarks]] | None = None
+        self.remarks: SizeCache[Callable[[], Remarks]] | None = None
         self.step_key: object = None
         self.step: TrainingStep | None = None
         self.traces = TraceCache(traces_first=traces_first)
@@ -92,12 +92,12 @@ class SeriesCache:
             self._replays.clear()
         return self.model
 
-    def remarks_on(self, request: Request, model: Model) -> BySizes[Callable[[], Remarks]]:
+    def remarks_on(self, request: Request, model: Model) -> SizeCache[Callable[[], Remarks]]:
         """Return the cache of remarks for requests that differ from this one in sizes alone."""
         others = Deferred(partial(other_settings, request.method)), self._others_of(request.training)
         key = (id(model), *others, request.device, request.stack, request.reserved, request.length_given)
         if self.remarks is None or key != self.remarks_key:
-            self.remarks_key, self.remarks = key, BySizes(traces_first=self._traces_first)
+            self.remarks_key, self.remarks = key, SizeCache(traces_first=self._traces_first)
         return self.remarks
 
     def _others_of(self, training: Training) -> Deferred[tuple[object, ...]]:

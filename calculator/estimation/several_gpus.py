@@ -12,7 +12,7 @@ from calculator.methods import Full
 from calculator.methods.lily.method import Lily
 from calculator.methods.low_rank.method import LowRank
 from calculator.resident.tensors import resident_tensors
-from calculator.sharding import added
+from calculator.sharding import method_buffers
 from calculator.sharding.fsdp import problems as fsdp
 from calculator.sharding.zero.refusals import zero_problems
 from calculator.sharding.zero3 import refusals as zero3
@@ -49,7 +49,7 @@ def problems(request: Request, model: Model, prepared: Callable[[], PreparedMode
     yield from _fsdp(request, prepared)
     yield from _zero3(request, prepared)
     if request.method.facts.buffers_like and request.device.sharding in MODELED - {"none", "ddp"}:
-        yield from added.buffer_problems(prepared())
+        yield from method_buffers.buffer_problems(prepared())
     yield from zero_problems(
         request.training,
         request.device,

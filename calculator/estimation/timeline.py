@@ -57,7 +57,7 @@ def _layer_timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
         forward = whole.partitioned.line(ahead, backward=False)
         backward = whole.partitioned.line(back, backward=True)
     else:
-        forward = _with_left_out(_line(earlier.recording.curve, before.throughout, ahead), earlier, before, ahead)
+        forward = _with_skipped_passes(_line(earlier.recording.curve, before.throughout, ahead), earlier, before, ahead)
         backward = whole.flat.line() if whole.flat is not None else []
     backward = backward or _line(later.recording.curve, after.throughout, back)
     if is_bound:
@@ -101,20 +101,20 @@ def _line(curve: MemoryCurve, throughout: int, spans: list[Span]) -> list[int]:
     return peaks
 
 
-def _with_left_out(line: list[int], of: MicroBatchRun, peak: Peak, spans: list[Span]) -> list[int]:
+def _with_skipped_passes(line: list[int], of: MicroBatchRun, peak: Peak, spans: list[Span]) -> list[int]:
     """Return the peaks of the spans of a forward pass, with passes that are not interpreted.
 
     These run before the first layer and after the last one.
     """
     for place in (0, -1) if of.passes else ():
-        line[place] = max(line[place], peak.throughout + of.most_left_out(*spans[place]))
+        line[place] = max(line[place], peak.throughout + of.most_skipped_bytes(*spans[place]))
     return line
 
 
 def _copies(curve: MemoryCurve, repeated: list[Span], window: Window, throughout: int) -> list[int]:
     """Return the window's spans once for each copy.
 
-    Each copy has the window's growth more alive than the one before.
+    The live bytes grow by the window's growth from one copy to the next.
     """
     growth = curve.growth[curve.windows.index(window)]
     first = [throughout + curve.peak_of_copy(low, high, window, 0) for low, high in repeated]

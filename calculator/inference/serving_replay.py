@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
-from calculator.allocator.answer_capacity import EXPANDABLE, CappedAnswers
-from calculator.allocator.answer_replay import Answer
+from calculator.allocator.generate_capacity import EXPANDABLE, CappedGenerateReplays
+from calculator.allocator.generate_replay import GenerateCall
 from calculator.allocator.loading import Loading
 from calculator.allocator.segments import SMALL_SEGMENT, whole_pages
 from calculator.devices.outcome import ReplayResult
 from calculator.estimation.device_replay import DeviceReplay
-from calculator.training_step.answer_trace import AnswerTraces
+from calculator.training_step.generate_trace import GenerateTraces
 
 if TYPE_CHECKING:
     from calculator.devices.outcome import Outcome
@@ -41,16 +41,16 @@ class ServingReplay(DeviceReplay):
     ) -> None:
         super().__init__(resident, (workspace, 0), live_bytes=live_bytes, context_bytes=context_bytes, conf=conf)
         loading = Loading(state, resident.prepared.training)
-        self._answer = Answer(loading, workspace, AnswerTraces(resident.prepared), tokens)
-        self._replays: dict[AllocConf, CappedAnswers] = {}
+        self._call = GenerateCall(loading, workspace, GenerateTraces(resident.prepared), tokens)
+        self._replays: dict[AllocConf, CappedGenerateReplays] = {}
 
     @property
     def refusal(self) -> str | None:
         """Why the answer is not replayed. None if it is."""
         if self.conf not in {DEFAULT, EXPANDABLE}:
             return "Answers are replayed with the allocator's default settings, or with expandable_segments:True."
-        passes = self._answer.passes
-        events = len(self._answer.traces.sized(min(1, passes - 1))[0].events) * passes
+        passes = self._call.passes
+        events = len(self._call.traces.sized(min(1, passes - 1))[0].events) * passes
         if events > MOST_EVENTS:
             return (
                 f"The answer's {passes:,} passes are {events:,} allocations and frees; {MOST_EVENTS:,} can be replayed."
@@ -62,16 +62,16 @@ class ServingReplay(DeviceReplay):
         """Return the outcome of the answer on a device."""
         return replace(super().outcome(usable_bytes), generates=True)
 
-    def _capped(self, conf: AllocConf) -> CappedAnswers:
+    def _capped(self, conf: AllocConf) -> CappedGenerateReplays:
         if conf not in self._replays:
-            self._replays[conf] = CappedAnswers(self._answer, conf)
+            self._replays[conf] = CappedGenerateReplays(self._call, conf)
         return self._replays[conf]
 
     def _peak_reserved(self) -> int:
         return self._capped(self.conf).peak_reserved_bytes
 
     def _warmup(self) -> int:
-        return self._answer.loading.warmup
+        return self._call.loading.warmup
 
     def _replay_result(self, conf: AllocConf, usable_bytes: int) -> ReplayResult:
         device = self._device(usable_bytes - self.context_bytes)

@@ -1,4 +1,4 @@
-"""What a batch and an encoder pass to a forward pass, and what the model returns in addition to the loss."""
+"""The inputs of a forward pass from a batch and an encoder, and the outputs of the model besides the loss."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ class Parameters:
     __slots__ = (
         "accumulation",
         "dtype",
+        "follows_inputs",
         "graph",
         "keeps_inputs",
         "layer",
@@ -53,6 +54,7 @@ class Parameters:
         *,
         accumulation: Accumulation,
         keeps_inputs: bool = False,
+        follows_inputs: bool = False,
         dtype: DType | None = None,
         graph: bool = True,
         shares: bool = False,
@@ -62,6 +64,8 @@ class Parameters:
         self.accumulation = accumulation
         #: Whether quantized layers keep their inputs.
         self.keeps_inputs = keeps_inputs
+        #: Whether 4-bit layers compute in the dtype of their inputs.
+        self.follows_inputs = follows_inputs
         #: The dtype of all parameters, whatever they are stored in. None if each has its own.
         self.dtype = dtype
         #: Whether the pass records a graph, and whether its parameters get gradients.
@@ -134,13 +138,14 @@ class Parameters:
 class BoundModule:
     """A module that is bound to a tape. Calling it runs its forward."""
 
-    __slots__ = ("added", "keeps_input", "module", "module_spec", "name", "own", "tape", "wrapper")
+    __slots__ = ("added", "follows_input", "keeps_input", "module", "module_spec", "name", "own", "tape", "wrapper")
 
     def __init__(
         self, parameters: Parameters, path: str, module: Module, module_spec: ModuleSpec, wrapper: Wrapper | None
     ) -> None:
         self.tape = parameters.tape
         self.keeps_input = parameters.keeps_inputs
+        self.follows_input = parameters.follows_inputs
         self.module = module
         self.name = path
         self.module_spec = module_spec
@@ -184,7 +189,7 @@ class BoundModule:
             return self._dense(x)
         # Without a graph, as in a re-entrant checkpoint, the product's node is freed when the call returns.
         keeps_input = self.keeps_input and self.tape.grad_enabled
-        layer = Layer(self.name, self.module, self.own.get("bias"), keeps_input)
+        layer = Layer(self.name, self.module, self.own.get("bias"), keeps_input, self.follows_input)
         return PRODUCTS[type(quantization)](quantization, x, layer)
 
     def _dense(self, x: Tensor) -> Tensor:

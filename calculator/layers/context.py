@@ -80,7 +80,6 @@ class Context(BatchState):
         "kernels",
         "layer_in_place",
         "layer_loop",
-        "leaves_out_first_period",
         "length",
         "marks",
         "mask",
@@ -107,6 +106,7 @@ class Context(BatchState):
         "skipped_layer",
         "skipped_layer_tensors",
         "skipped_router_gradients",
+        "skips_first_period",
         "tape",
         "tower_unit",
         "training",
@@ -161,7 +161,7 @@ class Context(BatchState):
         #: Whether every layer's tensors have rows of their own, for a replay. And whether one period stands for the
         #: layers of a no-grad pass inside the step. Whether the first period of such a pass is not interpreted,
         #: because the second one is like it. And whether that has turned out to be wrong.
-        self.unrolls = self.repeats_layers = self.leaves_out_first_period = self.first_period_differs = False
+        self.unrolls = self.repeats_layers = self.skips_first_period = self.first_period_differs = False
         self.prepared, self.kernels, self.grads_inputs = prepared, prepared.kernels, prepared.grads_inputs
         #: The differences of the requested library releases from the default ones.
         self.older = prepared.older
@@ -185,6 +185,7 @@ class Context(BatchState):
             model.tied,
             accumulation=self.hooks.accumulation(training),
             keeps_inputs="inputs_of_frozen_4bit_layers" in self.older or method.keeps_inputs,
+            follows_inputs="compute_dtype_of_the_input" in self.older,
             dtype=self.hooks.param_dtype,
             graph=tape is None,
             shares=model.runs_several_times,

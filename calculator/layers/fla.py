@@ -98,7 +98,7 @@ def _normed(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _recomputed(call: _Call, key: Tensor, value: Tensor) -> list[Tensor]:
-    """Return what both passes compute: decayed keys, new values, and the states of chunks."""
+    """Return the tensors that both passes compute: decayed keys, new values, and the states of chunks."""
     tape = key.tape
     return [
         tape.scratch(call.wide, key.dtype, "keys, decayed"),

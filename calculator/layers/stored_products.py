@@ -34,12 +34,15 @@ class Layer(NamedTuple):
     bias: Tensor | None
     #: Whether a 4-bit layer refers to its input until the graph is freed.
     keeps_input: bool
+    #: Whether a 4-bit layer computes in its input's dtype, if that is float32 or bfloat16.
+    follows_input: bool = False
 
 
 def _four_bit(weight: Quantization, x: Tensor, layer: Layer) -> Tensor:
     """Run bitsandbytes.nn.Linear4bit.forward."""
     x_dtype = x.dtype
-    x = ops.cast(x, weight.compute_dtype, "input in the compute dtype")
+    follows = layer.follows_input and x.dtype in ("float32", "bfloat16")
+    x = ops.cast(x, x.dtype if follows else weight.compute_dtype, "input in the compute dtype")
     out = four_bit.matmul_4bit(x, layer.module, weight, layer.bias, keeps_input=layer.keeps_input)
     if x.edge is not None:  # the node of a trained bias alone keeps no weight
         kept(f"{layer.name}.weight", out)

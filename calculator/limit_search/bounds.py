@@ -40,7 +40,7 @@ class Bound:
     reason: str
 
 
-def beyond(required: int, usable: int, card: str) -> str:
+def excess_of(required: int, usable: int, card: str) -> str:
     """Say how much more than a GPU's memory a run requires, for the end of a sentence."""
     offered = f"the {format_size(usable)} that {card} offers"
     return f"{format_size(required - usable)} more than {offered}" if required > usable else f"all of {offered}"

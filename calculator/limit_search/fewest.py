@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, get_args
 from calculator.allocator.out_of_memory import format_size
 from calculator.common.errors import refusal
 from calculator.inputs.sharding import MODELED, ShardingName
-from calculator.limit_search.bounds import Bound, beyond
+from calculator.limit_search.bounds import Bound, excess_of
 from calculator.limit_search.limit import Limit
 from calculator.limit_search.replays import search_of
 
@@ -183,7 +183,7 @@ def _between(search: Probes | Replays, end: int) -> Limit:
 
 def _memory(below: ProbeResult, usable: int) -> Bound:
     required = below.estimate.memory.required_bytes
-    reason = f"each of {below.value:,} GPUs would require {beyond(required, usable, 'a card')}"
+    reason = f"each of {below.value:,} GPUs would require {excess_of(required, usable, 'a card')}"
     return Bound(by="memory", limit=usable, reason=reason)
 
 

@@ -13,7 +13,7 @@ from calculator.estimation.positions import within_positions
 from calculator.estimation.request import Request, parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
-from calculator.limit_search.bounds import Bound, SolveFor, beyond, bound, outgrown, solved, without_length
+from calculator.limit_search.bounds import Bound, SolveFor, bound, excess_of, outgrown, solved, without_length
 from calculator.limit_search.fewest import fewest
 from calculator.limit_search.limit import Limit, unknown
 from calculator.limit_search.probes import ProbeResult, Probes
@@ -70,7 +70,9 @@ def limit(limit_request: LimitRequest) -> Limit:
     request = replace(within_positions(limit_request.request, model), length_given=True)
     search, most = search_of(request, name), int(setting.maximum or 0)
     unit = search.ruled.unit
-    lowest = -(-max(int(setting.minimum or 0), trainer_of(request.training).least(name, request.training)) // unit)
+    lowest = -(
+        -max(int(setting.minimum or 0), trainer_of(request.training).smallest_size(name, request.training)) // unit
+    )
     search.ruled.probe(lowest)
     upper = bound(request, model, name)
     most, highest = most // unit, upper.limit // unit
@@ -155,7 +157,7 @@ def _at_bound(search: Probes | Replays, upper: Bound, value: int, maximum: int) 
 def _memory(above: ProbeResult) -> Bound:
     fit, required = above.estimate.fit, above.estimate.memory.required_bytes
     assert fit is not None
-    reason = f"{above.value:,} would require {beyond(required, fit.usable_bytes, 'the GPU')}"
+    reason = f"{above.value:,} would require {excess_of(required, fit.usable_bytes, 'the GPU')}"
     return Bound(by="memory", limit=fit.usable_bytes, reason=reason)
 
 

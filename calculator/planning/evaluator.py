@@ -94,7 +94,7 @@ class Evaluator:
         one_by_one = replace(
             self.training, gradient_accumulation_steps=max(1, needs.effective_batch_size // device.count)
         )
-        least = trainer_of(self.training).least("micro_batch_size", one_by_one)
+        least = trainer_of(self.training).smallest_size("micro_batch_size", one_by_one)
         sizes = micro_batches(needs.effective_batch_size, device.count)
         #: The smallest micro-batch that the trainer accepts, among those that divide the batch. 1 if there is none.
         self.least_rows = next((size for size in sizes if size >= least), 1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.methods import METHODS
 from calculator.planning.proposals import RuledOut
-from calculator.planning.reasons.deployment import at_once
+from calculator.planning.reasons.deployment import task_footprints
 from calculator.planning.reasons.reason import size
 from calculator.planning.reasons.rules import RULES
 
@@ -42,7 +42,7 @@ def _too_many(candidate: Candidate, evaluator: Evaluator) -> str:
     assert footprint is not None
     return (
         f"Trains, but not every task fits at once: its smallest adapter needs {size(footprint.task_bytes)},"
-        f" {at_once(footprint)}. The GPU has room for {footprint.max_tasks:,}."
+        f" {task_footprints(footprint)}. The GPU has room for {footprint.max_tasks:,}."
     )
 
 

@@ -21,7 +21,7 @@ from calculator.trainers.transformers.loop import counts_items
 from calculator.trainers.trl import generated
 from calculator.training_step.evaluation import evaluation_pass
 from calculator.training_step.rollout import rolled_out
-from calculator.training_step.zero3.evaluation import BATCHES, PartitionedEvaluation, fullest_of
+from calculator.training_step.zero3.evaluation import BATCHES, PartitionedEvaluation, peak_of_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -173,7 +173,7 @@ class Evaluation:
 
     def _with_gathered(self, recording: Recording, batches: Sequence[Batch]) -> PhasePeak:
         """Return the peak of a pass in which stage 3 gathers weights."""
-        at, gathered = fullest_of(recording, batches)
+        at, gathered = peak_of_batches(recording, batches)
         rows = (*listed(recording.alive(at)), *self._gathered_by_stage_3(gathered))
         return PhasePeak(rows=rows, operation=recording.operation(at.event))
 

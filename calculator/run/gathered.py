@@ -79,14 +79,14 @@ class Gathered:
     followed: int = 2
 
     @property
-    def together(self) -> int:
+    def rows_per_gather(self) -> int:
         """The number of rows that are gathered at a time."""
         return self.rows * self.ranks
 
     @property
     def batches(self) -> int:
         """The number of batches of the evaluation on each GPU."""
-        return -(-self.samples // self.together)
+        return -(-self.samples // self.rows_per_gather)
 
     def moments(self) -> Iterator[Moment]:
         """Yield the moments that may be the peak.
@@ -104,8 +104,8 @@ class Gathered:
         if not self.outputs:
             return
         if before:
-            new = min(self.together, self.samples - before * self.together)
-            for moment in self._concat_moments(before * self.together, new, batch=self.rows):
+            new = min(self.rows_per_gather, self.samples - before * self.rows_per_gather)
+            for moment in self._concat_moments(before * self.rows_per_gather, new, batch=self.rows):
                 yield replace(moment, number=before)
         else:
             is_first = self.batches == 1
@@ -113,7 +113,7 @@ class Gathered:
             yield Moment(kept=kept, batch=self.rows, in_forward=False, is_first=is_first, number=int(not is_first))
 
     def _later(self, group: int) -> list[int]:
-        """Return the numbers of later batches that may be the fullest.
+        """Return the numbers of later batches that may have the peak.
 
         They are the last of a group, and those that find other things on the GPUs. From the last one that is followed
         on, it is the last of a group again, or the last of all.
@@ -126,9 +126,9 @@ class Gathered:
 
     def _rows_while_gathering(self) -> Iterator[Row]:
         """Yield the tensors that are kept while the outputs of the first batch of each GPU are gathered."""
-        yield self._losses("losses of the batch", self.together)
+        yield self._losses("losses of the batch", self.rows_per_gather)
         yield from _rows(self.outputs, "{} of the batch", self.rows)
-        yield from _rows(self.outputs, "{} of the batch of every GPU", self.together)
+        yield from _rows(self.outputs, "{} of the batch of every GPU", self.rows_per_gather)
 
     def _moments_on_one_gpu(self) -> Iterator[Moment]:
         full, rest = divmod(min(self.samples, self.rows * (self.steps or self.batches)), self.rows)
@@ -144,11 +144,11 @@ class Gathered:
     @property
     def in_group(self) -> int:
         """The number of rows that are gathered before they are moved to the host."""
-        return min(self.samples, self.together * (self.steps or self.batches))
+        return min(self.samples, self.rows_per_gather * (self.steps or self.batches))
 
     def rows_after(self, batches: int) -> int:
         """Return the number of rows of the first batches of a group."""
-        return min(batches * self.together, self.in_group)
+        return min(batches * self.rows_per_gather, self.in_group)
 
     def concatenations(self, batches: int) -> tuple[Moment, ...]:
         """Return the moments at which the outputs and labels of a batch are appended to those of earlier batches."""
@@ -163,26 +163,26 @@ class Gathered:
         """
         if not batches:
             return
-        yield self._losses("losses of the batch before", self.together)
-        yield from _rows((*self.outputs, *self.labels), "{} of the batch before", self.together)
+        yield self._losses("losses of the batch before", self.rows_per_gather)
+        yield from _rows((*self.outputs, *self.labels), "{} of the batch before", self.rows_per_gather)
         if batches > 1:
-            yield self._losses("gathered losses", batches * self.together)
-            yield from _rows((*self.outputs, *self.labels), "gathered {}", batches * self.together)
+            yield self._losses("gathered losses", batches * self.rows_per_gather)
+            yield from _rows((*self.outputs, *self.labels), "gathered {}", batches * self.rows_per_gather)
 
     def _concat_moments(self, kept: int, new: int, *, batch: int) -> Iterator[Moment]:
         """Yield the moments at which outputs, and then labels, are appended to those of earlier batches."""
         several = self.ranks > 1
         of_batch = (
-            self._losses("losses of the batch", self.together),
+            self._losses("losses of the batch", self.rows_per_gather),
             self._losses("gathered losses", kept + (new if several else self.rows)),
-            *_rows(self.outputs, "{} of the batch", self.together if several else new),
+            *_rows(self.outputs, "{} of the batch", self.rows_per_gather if several else new),
         )
         both = tuple(_rows(self.outputs, WITH_BATCH, kept + new))
         labels = tuple(_rows(self.labels, "gathered {}", kept))
         outputs = tuple(_rows(self.outputs, "gathered {}", kept))
         yield Moment(kept=(*of_batch, *outputs, *both, *labels), batch=batch, in_forward=False)
         if several:
-            labels += tuple(_rows(self.labels, "{} of the batch of every GPU", self.together))
+            labels += tuple(_rows(self.labels, "{} of the batch of every GPU", self.rows_per_gather))
         labels += tuple(_rows(self.labels, WITH_BATCH, kept + new))
         yield Moment(kept=(*of_batch, *both, *labels), batch=batch, in_forward=False)
 
@@ -207,7 +207,7 @@ class Gathered:
     @property
     def _moves(self) -> Iterator[tuple[int, int]]:
         """The rows on the host, and the rows that are moved, at moments that may have the most arrays."""
-        most = self.together * (self.steps or self.batches)
+        most = self.rows_per_gather * (self.steps or self.batches)
         whole, rest = divmod(self.samples, most)
         yield 0, min(most, self.samples)
         if whole > 1:

@@ -58,7 +58,7 @@ _SOURCE = "transformers/core_model_loading.py; safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPeak:
-    """What a phase adds to the resident set of the process, the part that is in mapped files, and the source.
+    """The bytes that a phase adds to the resident set of the process, those in mapped files, and the source.
 
     `of_first`: whether the other processes of the node add nothing.
     """
@@ -262,7 +262,7 @@ class ModelLoading:
 
 def _peak_of(loading: Loading, usable: int | None) -> PhasePeak:
     """Return the peak of some allocations."""
-    sizes, stages = loading.on(usable)
+    sizes, stages = loading.for_device(usable)
     events = [*chain.from_iterable(stages)]
     alive = [*accumulate(sizes[event] if event >= 0 else -sizes[~event] for event in events)]
     at = max(range(len(alive)), key=alive.__getitem__)

@@ -114,7 +114,7 @@ def _stage_3_moments(resident: ResidentState, state: PartitionedState) -> Iterat
 
 
 def _partitioned(kept: Alive, parts: Alive, parameters: list[Partitioned]) -> tuple[Alive, str]:
-    """Return the fullest moment while stage 3 partitions parameters one by one that are whole on the GPU."""
+    """Return the peak moment while stage 3 partitions parameters one by one that are whole on the GPU."""
     whole = [(parameter.key.name, parameter.whole) for parameter in parameters]
     added = accumulate(size for _, size in parts)
     freed = accumulate((size for _, size in whole), initial=0)

@@ -46,7 +46,7 @@ class LoadingUnderZeroInit:
         self._sums = [*accumulate((size for _, size in self._parts), initial=0)]
 
     def moments(self) -> Iterator[tuple[Alive, str]]:
-        """Yield the fullest moments while the model is built, and while its weights are read."""
+        """Yield the peak moments while the model is built, and while its weights are read."""
         for found in (self._building(), self._reading()):
             count, alive, what = max(found, key=lambda moment: self._sums[moment[0]] + _sum(moment[1]))
             yield [*self._parts[:count], *alive], what

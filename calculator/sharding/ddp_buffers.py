@@ -97,7 +97,7 @@ def broadcast(tape: Tape, flat: Broadcasts) -> None:
         in_flight.popleft()
 
 
-def at_once(prepared: PreparedModel) -> tuple[ResidentTensor, ...]:
+def live_flat_tensors(prepared: PreparedModel) -> tuple[ResidentTensor, ...]:
     """Return the flat tensors that are alive at once, where they are the largest."""
     flat = broadcasts(prepared)
     every = [flat[start : start + IN_FLIGHT] for start in range(max(len(flat) - 1, 1))]

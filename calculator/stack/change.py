@@ -45,6 +45,7 @@ ChangeName = Literal[
     "no_cache_in_training",
     "sdpa_without_softcapping",
     "inputs_of_frozen_4bit_layers",
+    "compute_dtype_of_the_input",
     "cache_of_the_config",
     "reentrant_by_default",
     "norm_of_the_step_before",

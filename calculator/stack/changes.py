@@ -235,6 +235,12 @@ CHANGES: dict[ChangeName, Change] = {
         sentence="a 4-bit layer keeps its input for the backward pass, out of checkpointing's reach",
         source="bitsandbytes 0.43.1, autograd/_functions.py, MatMul4Bit.forward (ctx.tensors)",
     ),
+    "compute_dtype_of_the_input": Change(
+        package="bitsandbytes",
+        before=(0, 47),
+        sentence="a 4-bit layer computes in the data type of its first input, if that is float32 or bfloat16",
+        source="bitsandbytes 0.46.1, nn/modules.py, Linear4bit.__init__ and set_compute_type",
+    ),
     "cache_of_the_config": Change(
         package="transformers",
         affects="trainers",

@@ -13,7 +13,7 @@ from calculator.common.errors import Problem
 from calculator.devices.kernels import kernels_of
 from calculator.families import forward_of
 from calculator.families.gemma4.forward import Gemma4Layer
-from calculator.families.qwen3_5.forward import apart, gated_attention, mixer
+from calculator.families.qwen3_5.forward import gated_attention, mixer, project_separately
 from calculator.layers import mlp as plain_mlp
 from calculator.layers.decoder_forward import final
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
@@ -103,7 +103,7 @@ PATCHES: dict[str, Patch] = {
     "qwen3_5_text": Patch(
         norm=norms.out_of_place_rms_norm,
         rotate=None,
-        attention=mixer(apart, gated_attention(norms.rms_norm_of_copy, norms.out_of_place_rms_norm)),
+        attention=mixer(project_separately, gated_attention(norms.rms_norm_of_copy, norms.out_of_place_rms_norm)),
     ),
     "exaone4": Patch(
         norm=norms.out_of_place_rms_norm,

@@ -51,7 +51,7 @@ class Passes(Protocol):
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model on the ids of the batch, or on other ids."""
 
-    def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def run_again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model once more, on other ids. The names of its marks begin with `name`."""
 
     def no_grad(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
@@ -152,7 +152,7 @@ class Loop(ABC):
         """Return the tensors that mark the samples of a flattened micro-batch, in addition to the positions."""
         return ()
 
-    def least(self, name: str, training: Training) -> int:  # noqa: ARG002  a hook's signature
+    def smallest_size(self, name: str, training: Training) -> int:  # noqa: ARG002  a hook's signature
         """Return the smallest value of a size setting that the trainer accepts, given the other settings."""
         return 1
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.model import Stack
 from calculator.common.errors import Problem
 from calculator.stack.changes import older_behavior
-from calculator.trainers.trl_sft.eras import chooses_reentrance
+from calculator.trainers.trl_sft.releases import chooses_reentrance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -195,7 +195,7 @@ def _norms_without_decay(model: Model) -> set[str]:
 
 @per_model
 def _norms_of_classes_without_decay(model: Model) -> set[str]:
-    """Return the same for releases that know some norms by their classes."""
+    """Return the paths of these norms for releases that recognize some norms by their classes."""
     return _norms(model, by_class=True)
 
 

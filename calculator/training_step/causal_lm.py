@@ -23,10 +23,10 @@ from calculator.layers.router_loss import add_router_loss
 from calculator.stack.changes import SAVED_ARGUMENTS
 from calculator.trainers import trainer_of
 from calculator.training_step.checkpointed_layers import CheckpointedLayers
-from calculator.training_step.compared import ModelPasses, run_no_grad_first
-from calculator.training_step.derived_passes import observed
+from calculator.training_step.derived_passes import run_observed
 from calculator.training_step.first_layer import enter_layers
 from calculator.training_step.first_period import FirstPeriod
+from calculator.training_step.model_passes import ModelPasses, run_no_grad_first
 from calculator.training_step.recorded_layers import RecordedLayers
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
     layers, known = context.layer_loop, RecordedLayers.of(context, _layer)
     run = _runner(context, known, retained)
-    if (first := FirstPeriod(hidden_states, known) if context.leaves_out_first_period else None) is not None:
+    if (first := FirstPeriod(hidden_states, known) if context.skips_first_period else None) is not None:
         del hidden_states
         hidden_states = first.output(context)
     may_repeat = context.may_repeat_first_period and hidden_states.edge is not None
@@ -187,7 +187,7 @@ def _runner(
     run = partial(_layer, checkpointed=checkpointed) if known is None else known.run
     if context.skipped is not None and context.skipped.derives and context.tape.grad_enabled:
         kept = None if retained is None or retained.storage is None else retained.storage.row
-        return partial(observed, context.skipped, run, kept)
+        return partial(run_observed, context.skipped, run, kept)
     return run
 
 
@@ -269,9 +269,9 @@ def _layer(
     unit = context.hooks.layer(layer)
     context.parameters.layer = number
     first_leaf = len(context.parameters.leaves)
-    alike = None if checkpointed is None else checkpointed.like_layer(context, number, hidden_states)
-    if alike is not None and alike.is_known(number):
-        return unit.after(alike.again(context, unit.before(hidden_states)))
+    equal = None if checkpointed is None else checkpointed.equal_to(context, number, hidden_states)
+    if equal is not None and equal.is_known(number):
+        return unit.after(equal.record_again(context, unit.before(hidden_states)))
     modules = context.layer(layer, f"{context.model.stacks[decodes and len(context.model.stacks) > 1].name}.*.")
     own, given_masks = _shared(context, layer.kind.attention)
     tables = unit.cast(own)
@@ -320,9 +320,9 @@ def _layer(
             )
         return unit.after(checkpoint_reentrant(run, hidden_states, captured, unused=weights, offloads=offloads))
     with_checkpoint = partial(checkpoint, run, captured=captured)
-    if alike is None or tables is not own:
+    if equal is None or tables is not own:
         return unit.after(with_checkpoint(hidden_states))
-    return unit.after(alike.run(context, hidden_states, with_checkpoint, first_leaf))
+    return unit.after(equal.run(context, hidden_states, with_checkpoint, first_leaf))
 
 
 def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Checkpointed layers of a trained pass that are recorded again. Layers that are alike have the same events.
+"""Checkpointed layers of a trained pass that are recorded again. Layers that are equal have the same events.
 
 Of the layers of a class, the first one and the last one are interpreted. The events of those between them follow: in
 the forward pass from the first one, which runs before them, and in the backward pass from the last one. The first one
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calculator.engine.autograd import AccumulateGrad, Mark, Node
 from calculator.engine.tape import Storage, Tensor
-from calculator.training_step.recorded_layers import again, recorded, state_of
+from calculator.training_step.recorded_layers import record_again, recorded, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -50,7 +50,7 @@ class _Gradient(NamedTuple):
         """Whether it is a tensor of no subclass."""
         return self.like[-1] is Tensor
 
-    def on(self, tape: Tape, storage: Storage) -> Tensor:
+    def as_tensor(self, tape: Tape, storage: Storage) -> Tensor:
         """Return a gradient like it with another storage."""
         shape, dtype, merged, viewed, *_ = self.like
         grad = Tensor(tape, storage, shape, dtype, None)
@@ -81,7 +81,7 @@ class _Backward(NamedTuple):
     of_input: _Gradient
     of_leaves: Sequence[_Gradient | None]
 
-    def again(self, grad: Tensor, x: Tensor, leaves: Sequence[AccumulateGrad]) -> Tensor:
+    def record_again(self, grad: Tensor, x: Tensor, leaves: Sequence[AccumulateGrad]) -> Tensor:
         """Record it again for the gradient of another layer's output, and that layer's input and parameters."""
         tape, ahead = grad.tape, len(grad.tape.rows) - self.first
         before = {self.received.row: _storage(grad), self.input_row: _storage(x)}
@@ -93,8 +93,8 @@ class _Backward(NamedTuple):
         left = {gradient.row for gradient in (self.of_input, *self.of_leaves) if gradient is not None}
         storages = {row: before[row] if row in before else Storage.from_row(row + ahead, tape.events) for row in left}
         for leaf, own in zip(leaves, self.of_leaves, strict=True):
-            leaf.grad = None if own is None else own.on(tape, storages[own.row])
-        return self.of_input.on(tape, storages[self.of_input.row])
+            leaf.grad = None if own is None else own.as_tensor(tape, storages[own.row])
+        return self.of_input.as_tensor(tape, storages[self.of_input.row])
 
 
 class CheckpointedLayers:
@@ -129,8 +129,8 @@ class CheckpointedLayers:
             return None
         return cls(context)
 
-    def like_layer(self, context: Context, number: int, x: Tensor) -> EqualLayers | None:
-        """Return the layers that are like a layer, or None if all of them are interpreted."""
+    def equal_to(self, context: Context, number: int, x: Tensor) -> EqualLayers | None:
+        """Return the layers that are equal to a layer, or None if all of them are interpreted."""
         own = _class(context, number)
         if own not in self._last:
             return None
@@ -177,11 +177,11 @@ class EqualLayers:
         """Return whether the events of a layer follow from those of others."""
         return self._forward is not None and number != self._last
 
-    def again(self, context: Context, x: Tensor) -> Tensor:
+    def record_again(self, context: Context, x: Tensor) -> Tensor:
         """Record the forward pass again, with a node that records the backward pass again. Return the output."""
         assert self._forward is not None
         leaves = [context.parameters.leaf(leaf.name) for leaf in self._trained]
-        out = again(context, self._forward)
+        out = record_again(context, self._forward)
         out.edge = Node(context.tape, self._backward_again, (x.edge,), (x, leaves)), 0, out.shape, out.dtype
         return out
 
@@ -235,7 +235,7 @@ class EqualLayers:
         known = self._backward
         if known is None or known.received.like != _gradient(grad).like or sys.getrefcount(x.storage) != _SOLE:
             raise LayersDifferError
-        return (known.again(grad, x, leaves),)
+        return (known.record_again(grad, x, leaves),)
 
 
 def _marked(x: Tensor, call: Callable[[Node, Tensor], tuple[Tensor]]) -> Tensor:

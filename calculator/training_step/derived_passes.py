@@ -1,14 +1,14 @@
-"""No-grad passes that are not interpreted, because the trained pass's layer has their peaks.
+"""The peaks of no-grad passes that are not interpreted. They are derived from the layer of the trained pass.
 
-Such a pass runs the trained model, or a second one like it, on the batch of the trained pass. Layers are checkpointed
-and alike. If the trained pass's layer frees all that it allocates except its output, and records no graph for which it
-allocates more, no node keeps a tensor of it. So it has the same bytes alive at each operation without a graph. A later
-layer of the pass has its own input alive, and the first one's if the decoder keeps that. The embeddings, the final norm
-and the head have no more alive than in the trained pass. If the layer has more than all of these, the peak of the pass
-is the layer's, on top of what is alive before the pass.
+Such a pass runs the trained model, or a second model like it, on the batch of the trained pass. All layers are
+checkpointed and equal. If the layer of the trained pass frees everything except its output, and allocates nothing for
+its graph, then no node keeps one of its tensors. Its live bytes at each operation are then the same without a graph.
+While a later layer runs, its input is alive, and the input of the first layer if the decoder keeps it. The embeddings,
+the final norm and the head need at most the live bytes that they need in the trained pass. If the layer needs more than
+all of these, the peak of the pass is in the layer. The bytes that are alive before the pass are added.
 
-A pass without adapters has the events of the trained pass without those of adapters. A frozen module's output is then
-used in place of the sum of it and the update.
+A pass without adapters has the events of the trained pass without the events of adapters. The output of a frozen module
+is then used instead of the sum of this output and the update.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
 
 
 class UnknownPeaksError(Exception):
-    """The trained pass does not have the peaks of the passes before it that were left out."""
+    """The peaks of the skipped passes before the trained pass cannot be derived from it."""
 
 
-#: The most nodes that are looked for before the first layer.
+#: The maximum number of nodes before the first layer that are searched.
 _MOST_NODES = 8
 
 
-def are_likely(prepared: PreparedModel) -> bool:
-    """Return whether layers are likely to have more alive than the head, so that peaks can be derived from them.
+def is_peak_likely_in_layers(prepared: PreparedModel) -> bool:
+    """Return whether a layer is likely to have more live bytes than the head, so that peaks can be derived from it.
 
-    This is also true if the trained pass is the only one.
-    A layer has three of its widest tensors alive and two hidden states, the head has a tile of logits and four hidden
-    states. Kernels for float32 allocate more with a graph. A wrong answer costs time alone.
+    This is also true if the trained pass is the only one. The estimate for a layer is three of its widest tensors and
+    two hidden states. The estimate for the head is a tile of logits and four hidden states. Kernels for float32
+    allocate more with a graph. A wrong result only costs time.
     """
     training, facts = prepared.training, prepared.trainer.facts
     if not facts.runs_other_passes:
@@ -67,7 +67,7 @@ def are_likely(prepared: PreparedModel) -> bool:
     return tokens * (3 * wide + 2 * hidden_size) > tile + 4 * labels * hidden_size
 
 
-def can_be_derived(context: Context, prepared: PreparedModel) -> bool:
+def may_derive_peaks(context: Context, prepared: PreparedModel) -> bool:
     """Return whether the peaks of passes may be derived from the trained pass's layer.
 
     `context` is that of the trained pass.
@@ -82,7 +82,7 @@ def can_be_derived(context: Context, prepared: PreparedModel) -> bool:
     return prepared.grads_inputs and not trainer_of(training).uses_cache(context.model, prepared.stack)
 
 
-def observed(
+def run_observed(
     skipped: SkippedPasses,
     run: Callable[[Context, int, Tensor], Tensor],
     kept: int | None,
@@ -90,7 +90,7 @@ def observed(
     position: int,
     x: Tensor,
 ) -> Tensor:
-    """Run the layer of a trained pass, and note whether peaks can be derived from it.
+    """Run the layer of a trained pass, and store it in `skipped` if peaks can be derived from it.
 
     `kept` is the row of the tensor that the decoder keeps while layers run.
     """
@@ -109,9 +109,9 @@ def observed(
 
 
 def _is_kept_before(x: Tensor, others: set[int | None], first_row: int) -> bool:
-    """Return whether nodes before the layers keep a tensor that the trained pass allocates, from its first row on.
+    """Return whether nodes before the layers keep a tensor that the trained pass allocated.
 
-    `x` is the first layer's input. The rows of `others` do not count.
+    `x` is the first layer's input, and `first_row` the first row of the pass. The rows in `others` do not count.
     """
     nodes: list[Node] = [x.edge[0]] if x.edge is not None else []
     for node in nodes:
@@ -148,10 +148,11 @@ class TrainedPass(NamedTuple):
     last: int
     more: int
 
-    def own(self, layer: DerivedLayer, references: Iterable[str | None]) -> dict[str | None, int | None]:
-        """Return the most bytes that a pass without a graph has alive itself, or None if its layers do not decide.
+    def pass_peaks(self, layer: DerivedLayer, references: Iterable[str | None]) -> dict[str | None, int | None]:
+        """Return the peak of each pass without a graph, or None if the peak is not in its layers.
 
-        `references` has the reference that each pass runs, or None for the trained model.
+        Bytes that are alive before the pass do not count. `references` has the reference that each pass runs, or None
+        for the trained model.
         """
         found: dict[str | None, int | None] = {}
         of_model: dict[bool, int | None] = {}
@@ -161,12 +162,12 @@ class TrainedPass(NamedTuple):
                 found[compared] = None
                 continue
             if is_base not in of_model:
-                of_model[is_base] = self._own(layer, is_base=is_base)
+                of_model[is_base] = self._pass_peak(layer, is_base=is_base)
             found[compared] = of_model[is_base]
         return found
 
-    def _own(self, layer: DerivedLayer, *, is_base: bool) -> int | None:
-        """Return the same for the trained model with its adapters or without."""
+    def _pass_peak(self, layer: DerivedLayer, *, is_base: bool) -> int | None:
+        """Return the peak of a pass of the trained model, without adapters if `is_base`."""
         both = self._base_changes() if is_base else (self.sizes, self.sizes)
         if both is None:
             return None
@@ -177,9 +178,9 @@ class TrainedPass(NamedTuple):
         return most if most >= max(alive) else None
 
     def _base_changes(self) -> tuple[list[int], list[int]] | None:
-        """Return what each row adds when it is allocated and frees later without adapters, or None if that is unknown.
+        """Return the bytes that each row allocates and later frees without adapters, or None if they are unknown.
 
-        The output of a frozen module then lives as long as the sum of it and the update.
+        The output of a frozen module then lives as long as the sum of this output and the update.
         """
         if self.added is None:
             return None
@@ -193,31 +194,31 @@ class TrainedPass(NamedTuple):
         return allocated, freed
 
 
-def are_known(context: Context, skipped: SkippedPasses) -> bool:
+def are_peaks_known(context: Context, skipped: SkippedPasses) -> bool:
     """Return whether the peaks of the passes before the trained pass, which has ended, can be derived from it."""
     if is_symbolic(context):
         return skipped.layer is not None
     references = {reference for _, reference in skipped.passes}
-    find_own(context, skipped, references)
-    return all(skipped.own[reference] is not None for reference in references)
+    find_pass_peaks(context, skipped, references)
+    return all(skipped.pass_peaks[reference] is not None for reference in references)
 
 
 def is_symbolic(context: Context) -> bool:
-    """Return whether the bytes of tensors are not known yet."""
+    """Return whether sizes are symbolic, so that the bytes of tensors are not known yet."""
     return context.tape.sizes.__class__ is not Sizes
 
 
-def find_own(context: Context, skipped: SkippedPasses, references: Iterable[str | None]) -> None:
-    """Find the most bytes that passes have alive themselves, once the trained pass has ended.
+def find_pass_peaks(context: Context, skipped: SkippedPasses, references: Iterable[str | None]) -> None:
+    """Store the peaks of passes, without the bytes that are alive before them, once the trained pass has ended.
 
     `references` has the reference that each pass runs, or None for the trained model.
     """
-    missing = [compared for compared in references if compared not in skipped.own]
+    missing = [compared for compared in references if compared not in skipped.pass_peaks]
     layer, trained = skipped.layer, _trained_on_tape(context, skipped) if missing else None
-    skipped.own |= dict.fromkeys(missing)
+    skipped.pass_peaks |= dict.fromkeys(missing)
     if trained is not None and layer is not None:
         listed = [compared for compared in missing if compared != "without adapters" or lists_every_adapter(context)]
-        skipped.own |= trained.own(layer, listed)
+        skipped.pass_peaks |= trained.pass_peaks(layer, listed)
 
 
 def _trained_on_tape(context: Context, skipped: SkippedPasses) -> TrainedPass | None:

@@ -1,13 +1,13 @@
 """The peaks of the passes of `generate` in a step, from the decoder of the trained pass.
 
 A pass of `generate` runs the code of the trained forward pass without a graph, on other numbers of sequences and
-tokens. If the bytes of every tensor of the decoder are a multiple of both, they are known for a pass. So are those that
-are alive at each operation of a layer up to where it appends its keys and values to the cache, and once it has freed
-its own. In between, as before and after the layers, no more are alive than in the trained pass, apart from what the
-cache and the choice of a token add.
+tokens. If the bytes of every tensor of the decoder are a multiple of both, the bytes in the pass follow. The live bytes
+at each operation of a layer follow too, until the layer appends its keys and values to the cache, and after it frees
+its own. Between these two points, and outside the layers, the live bytes of the trained pass are an upper bound, to
+which the cache and the sampling of a token are added.
 
-The last layer has the most alive: earlier ones have left what they have cached. If it has more than all of the rest,
-the peak of the pass is the layer's, on top of what the loop around the passes has. Otherwise, the passes are
+The last layer has the most live bytes, because all earlier layers have filled the cache. If it has more than the upper
+bound elsewhere, it has the peak of the pass. The tensors of the loop of `generate` are added. Otherwise, the passes are
 interpreted.
 """
 
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import GenerationBatch
     from calculator.training_step.run import Run
 
-    #: Bytes of a tensor for each token of all sequences, for each position, and apart from both, and the indices of
-    #: symbolic sizes by which they are multiplied. All but one of the bytes are 0.
+    #: The bytes of a tensor per token of all sequences, or per position, or in total (the other two are 0), and the
+    #: indices of symbolic sizes by which they are multiplied.
     Formula = tuple[int, int, int, tuple[int, ...]]
 
 #: The names of the numbers of sequences and of tokens of a micro-batch, and the end of the name of position ids.
 _ROWS, _LENGTH, _POSITIONS = "B", "S", "position_ids"
-#: No fewer tensors than the head and the choice of a token have alive in addition to what the last token has left: with
-#: a score for each token that may come next, with a number for each token so far, and with few bytes.
+#: Upper bounds on the number of tensors that the head and the sampling of a token add: with a score for each token of
+#: the vocabulary, with a number for each token so far, and small ones.
 _OF_SCORES, _OF_TOKENS, _SMALL = 3, 2, 8
-#: No fewer sizes than tensors have that do not belong to the decoder.
+#: An upper bound on the number of sizes of tensors outside the decoder.
 _OTHER_SIZES = 24
 #: The formula of a tensor without bytes.
 _NOTHING: Formula = (0, 0, 0, ())
@@ -52,9 +52,9 @@ class DerivedRollout(NamedTuple):
     """The passes of `generate`: those of the prompts, of the second token and of the last token.
 
     Attributes:
-        peaks: The most bytes that are alive in each pass.
-        sizes: No fewer sizes than the blocks of a pass have.
-        allocated: No fewer bytes than as many blocks of each size as are alive at once have together.
+        peaks: The peak bytes of each pass.
+        sizes: An upper bound on the number of block sizes of a pass.
+        allocated: An upper bound on the bytes of the blocks, with the peak number of live blocks of each size.
     """
 
     peaks: tuple[int, int, int]
@@ -158,7 +158,7 @@ class _Decoder(NamedTuple):
             sizes=sizes,
         )
 
-    def most(self) -> dict[int, int]:
+    def peak_counts(self) -> dict[int, int]:
         """Return the most storages of each size that are alive at once."""
         alive, most = dict.fromkeys(self.formulas, 0), dict.fromkeys(self.formulas, 0)
         for number in self.events:
@@ -172,18 +172,18 @@ class _Decoder(NamedTuple):
 
 
 class _Alive(NamedTuple):
-    """The most bytes that are alive in a pass without a cache.
+    """The live bytes at points of a pass without a cache.
 
     Attributes:
-        before: No fewer than before the layer.
-        until_cached: In the layer, until it would append to the cache.
-        cached: When it would.
-        until_freed: After that, until its own keys and values are freed.
-        freed: After that.
-        after: After the layer.
-        end: When the decoder ends.
-        input: Those of the layer's input.
-        sizes: Those of each size.
+        before: An upper bound on the live bytes before the layer.
+        until_cached: The most live bytes in the layer, until it would append to the cache.
+        cached: The live bytes when it would append to the cache.
+        until_freed: The most live bytes from then until its own keys and values are freed.
+        freed: The most live bytes after that in the layer.
+        after: The most live bytes after the layer.
+        end: The live bytes when the decoder ends.
+        input: The bytes of the layer's input.
+        sizes: The bytes of a tensor, by the number of its size.
     """
 
     before: int
@@ -322,7 +322,7 @@ class _Passes:
             return None
         others = self._loop_bytes(1, last) + self._choice_bytes(last + 1) + 2 * self._layers * sum(self._pair(last + 1))
         others += of_prompts.before + of_prompts.input
-        allocated = sum([of_prompts.sizes[number] * count for number, count in decoder.most().items()])
+        allocated = sum([of_prompts.sizes[number] * count for number, count in decoder.peak_counts().items()])
         sizes = len(decoder.formulas) + len(decoder.before) + _OTHER_SIZES
         return DerivedRollout((first, second, third), sizes, allocated + others)
 
@@ -346,7 +346,7 @@ class _Passes:
         return rounded(self._rows * tokens * keys), rounded(self._rows * tokens * values)
 
     def _loop_bytes(self, tokens: int, past: int) -> int:
-        """Return the bytes that the loop around the passes has while layers run (see `next_token.Sampling`)."""
+        """Return the live bytes of the loop of `generate` while layers run (see `next_token.Sampling`)."""
         prompts, inputs, of_one = map(self._token_bytes, (self._prompt, tokens, 1))
         positions = self._forward.positions_of_token if self._forward.takes_positions else 0
         size = 2 * prompts + ALLOCATION_ROUNDING * len(self._forward.special_tokens) + of_one + inputs
@@ -360,10 +360,10 @@ class _Passes:
         return size
 
     def _choice_bytes(self, tokens: int) -> int:
-        """Return no fewer bytes than are alive in addition to that while the head runs and a token is chosen."""
+        """Return an upper bound on the bytes that the head and the sampling of a token add."""
         of_tokens = self._token_bytes((tokens + 1) * self._forward.positions_of_token)
         return _OF_SCORES * self._of_scores + _OF_TOKENS * of_tokens + _SMALL * ALLOCATION_ROUNDING
 
     def _token_bytes(self, count: int) -> int:
-        """Return the bytes of numbers for some tokens of each sequence."""
+        """Return the bytes of an int64 tensor with `count` numbers for each sequence."""
         return rounded(self._rows * count * ITEMSIZE["int64"])

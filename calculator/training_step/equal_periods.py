@@ -1,6 +1,6 @@
 """Three periods of layers, the second of which represents all later ones, the last one included.
 
-That is so if the second and the third period have the same events, although one is between two periods and the other
+This holds if the second and the third period have the same events, although one is between two periods and the other
 comes last. Each row of the second period then has a partner: the row at the same place in the third one. The rows of
 neighbors have partners too. Where the second period frees a row of the first one, the third frees one of the second.
 Where the second frees a row of the third one, the third frees one that the code after the layers allocates.
@@ -35,7 +35,7 @@ class EqualPeriods(Periods):
     def _partners(self, rows: Sequence[Allocation]) -> list[list[int]] | None:
         """Return the rows of the first period, the second, the third, and of the code after them, at equal indices.
 
-        `NONE` stands where there is no such row. Return None if the second and the third period are not alike, or if
+        `NONE` stands where there is no such row. Return None if the second and the third period are not equal, or if
         the third one is not played as the second one is.
         """
         passes = [(self.events[slice(*self._forward(n))], self._backward_events(n)) for n in (1, 2)]

@@ -20,7 +20,7 @@ from calculator.trainers.liger import forward_for
 from calculator.trainers.logits_only import LogitsWithoutCache
 from calculator.trainers.transformers.loop import in_float32
 from calculator.training_step.causal_lm import forward_pass
-from calculator.training_step.compared import ModelPasses
+from calculator.training_step.model_passes import ModelPasses
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from calculator.layers.method_hooks import MethodHooks
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers import Loop
-    from calculator.training_step.compared import Forward
+    from calculator.training_step.model_passes import Forward
 
 
 class Output(NamedTuple):

@@ -9,7 +9,7 @@ Under checkpointing every layer saves its input alone, so that only the backward
 interpreted as if its input required a gradient (see `enter_layers`), and represents all layers. The peak of the first
 layer's own backward pass follows from it too (see `layer_in_place`).
 
-At each point, the first layer has at most as many bytes alive as the interpreted layer: it allocates nothing more and
+At each point, the first layer has at most as many live bytes as the interpreted layer: it allocates nothing more and
 frees nothing later. This bounds the bytes alive in its own passes (see `first_layer_bound`). If the bound is below the
 peak elsewhere, the peak is not in the first layer. Otherwise, or if tensors live in a way that this module does not
 model, the first layer is interpreted too (see `FirstLayer.is_determined`).

@@ -10,7 +10,7 @@ from __future__ import annotations
 from operator import invert
 from typing import TYPE_CHECKING
 
-from calculator.engine.counts_by_size import MAX_COUNTS, together
+from calculator.engine.counts_by_size import MAX_COUNTS, merge_equal_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def is_below_peak(recording: Recording) -> bool:
-    """Return whether the first layer's backward pass has at most as many bytes alive as the rest of the step.
+    """Return whether the live bytes in the first layer's backward pass are at most those in the rest of the step.
 
     It is compared first with the layer whose backward pass comes first, then with the peak of the whole backward pass.
     """
@@ -71,10 +71,10 @@ def counts(copies: Copies, equal: EqualSizes) -> list[tuple[int, int]]:
 
 def _counted(copies: Copies, equal: EqualSizes) -> Iterator[tuple[int, int]]:
     layers, events = copies.windows[1].copies, copies.kinds.size_events
-    of_layer, kept = together(copies.sizes[0], equal), together(copies.sizes[2], equal)
+    of_layer, kept = merge_equal_sizes(copies.sizes[0], equal), merge_equal_sizes(copies.sizes[2], equal)
     gradients: dict[int, int] = {}
     alive: dict[int, int] = {}
-    for size, count in together(copies.sizes_left, equal).items():
+    for size, count in merge_equal_sizes(copies.sizes_left, equal).items():
         gradients[size] = (layers + 1) * count
         if gradients[size] > kept.get(size, 0) + layers * of_layer.get(size, 0):
             alive[size] = 0

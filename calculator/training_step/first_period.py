@@ -4,7 +4,7 @@ A layer of such a pass frees all of its tensors except its output and what it ca
 of the first one alive in addition to all that the first period has. So no more is alive in the first period, and the
 second one represents it too. Only the first period's output is allocated, which the second period takes as its input.
 
-Whether the two are alike is known when the second one has run. If they are not, the pass is interpreted again, with
+Whether the two are equal is known when the second one has run. If they are not, the pass is interpreted again, with
 both.
 """
 
@@ -32,7 +32,7 @@ def leave_out(context: Context) -> None:
         return
     if context.method.virtual_tokens or not can_be_recorded(context) or _may_cache_input(context):
         return
-    context.repetition, context.leaves_out_first_period = shortened, True
+    context.repetition, context.skips_first_period = shortened, True
 
 
 def _may_cache_input(context: Context) -> bool:

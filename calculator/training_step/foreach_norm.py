@@ -1,4 +1,4 @@
-"""What torch._foreach_norm allocates on CUDA while it computes the norm of each gradient.
+"""The workspace of torch._foreach_norm on CUDA, which computes the norm of each gradient.
 
 Source: aten/src/ATen/native/cuda/ForeachReduceOp.cu, foreach_tensor_norm_cuda.
 """

@@ -48,7 +48,7 @@ class Loop(ABC):
 
     @abstractmethod
     def _kept(self, context: Context) -> list[Tensor]:
-        """Allocate what stays alive of the prompts."""
+        """Allocate the tensors of the prompts that stay alive."""
 
     def begin(self, context: Context) -> None:
         """Allocate the tensors that the loop has before its first pass."""
@@ -143,7 +143,7 @@ class Sampling(Loop):
 
 
 class OlderSampling(Sampling):
-    """The same before transformers 5.0, whose `generate` refers to the inputs of a pass until the next one.
+    """Sampling before transformers 5.0, whose `generate` refers to the inputs of a pass until the next pass.
 
     It has a place in the cache for each token of a pass, and finds positions from the mask.
     Source: transformers 4.57.6, generation/utils.py, _sample and prepare_inputs_for_generation.
@@ -193,7 +193,7 @@ class OlderSampling(Sampling):
 
 
 class WarpedSampling(OlderSampling):
-    """The same with a temperature and a number of most likely tokens (`top_k`), which change the scores.
+    """Sampling with `temperature` and `top_k`, whose warpers change the scores.
 
     Source: transformers 4.52.4, generation/logits_process.py, TemperatureLogitsWarper and TopKLogitsWarper.
     """

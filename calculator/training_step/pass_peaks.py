@@ -1,4 +1,4 @@
-"""The peaks of passes that are left out of a run (see `derived_passes`)."""
+"""The peaks of skipped passes of a run (see `derived_passes`)."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from calculator.engine.recording import Recording
-    from calculator.engine.skipped_passes import DerivedLayer, LeftOut
+    from calculator.engine.skipped_passes import DerivedLayer, SkippedRecord
     from calculator.training_step.run import Run
 
-    #: The positions of passes that are left out, and the most bytes of the step that are alive in each.
+    #: The positions of skipped passes, and the most bytes of the step that are alive in each.
     PassPeaks = tuple[tuple[int, int], ...]
 
 
-def peaks(run: Run, recording: Recording, left: LeftOut, *, each_is_needed: bool) -> PassPeaks | None:
-    """Return the peaks of passes that are left out. They may be missing if they are not higher than the recording's.
+def peaks(run: Run, recording: Recording, left: SkippedRecord, *, each_is_needed: bool) -> PassPeaks | None:
+    """Return the peaks of skipped passes. They may be missing if they are not higher than the recording's.
 
     Return None if they are not certain. `each_is_needed`: whether none may be missing.
     """
     marks = recording.copies.marks
     if left.layer is None:
         return () if not each_is_needed and skipped_passes.is_determined(recording) else None
-    own: Mapping[str | None, int | None] = {}
+    pass_peaks: Mapping[str | None, int | None] = {}
     if DIFFERS not in marks:
-        own = left.own or _own(run, recording, left, left.layer)
+        pass_peaks = left.pass_peaks or _pass_peaks(run, recording, left, left.layer)
     found: list[tuple[int, int]] = []
     for prefix, compared in left.passes:
-        at, size = marks[f"{prefix}{SKIPPED}"], own.get(compared)
+        at, size = marks[f"{prefix}{SKIPPED}"], pass_peaks.get(compared)
         if size is not None:
             found.append((at, recording.curve.before(at) + size))
         elif each_is_needed or (at < marks[TRAINED] and not skipped_passes.is_determined(recording)):
@@ -40,8 +40,10 @@ def peaks(run: Run, recording: Recording, left: LeftOut, *, each_is_needed: bool
     return tuple(found)
 
 
-def _own(run: Run, recording: Recording, left: LeftOut, layer: DerivedLayer) -> dict[str | None, int | None]:
-    """Return the most bytes that passes have alive themselves, by reference, with sizes that were symbolic."""
+def _pass_peaks(
+    run: Run, recording: Recording, left: SkippedRecord, layer: DerivedLayer
+) -> dict[str | None, int | None]:
+    """Return the peaks of passes by reference, without the bytes alive before them, for sizes that were symbolic."""
     marks, sizes = recording.copies.marks, recording.storages.sizes_of_rows
     start, end = marks[TRAINED], marks[TRAINED_END]
     trained = TrainedPass(
@@ -52,4 +54,4 @@ def _own(run: Run, recording: Recording, left: LeftOut, layer: DerivedLayer) -> 
         marks["layer 1 forward"] - start,
         sizes[layer.input_row] if run.repetition.copies else 0,
     )
-    return trained.own(layer, {reference for _, reference in left.passes})
+    return trained.pass_peaks(layer, {reference for _, reference in left.passes})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class MicroBatchRun(NamedTuple):
-    """An interpreted micro-batch, its recording with every layer counted, and the peaks of passes that are left out.
+    """An interpreted micro-batch, its recording with every layer counted, and the peaks of skipped passes.
 
     These are positions, each with the bytes that are alive in a pass there. Lower ones may be missing.
     """
@@ -39,8 +39,8 @@ class MicroBatchRun(NamedTuple):
         assert known is not None, "it is derived if every layer is shown"
         return known
 
-    def most_left_out(self, start: int, end: int) -> int:
-        """Return the most bytes alive in a pass that is left out between two positions. 0 if there is none."""
+    def most_skipped_bytes(self, start: int, end: int) -> int:
+        """Return the most bytes alive in a skipped pass between two positions. 0 if there is none."""
         return max([size for at, size in self.passes if start <= at <= end], default=0)
 
 
@@ -59,7 +59,7 @@ class Peak(NamedTuple):
     #: The micro-batch of the peak. None for the optimizer's step.
     micro_batch: MicroBatchRun | None = None
     #: Whether it is the peak of a pass that is not interpreted. Its operation and its tensors are not known then.
-    is_left_out: bool = False
+    is_skipped: bool = False
 
     @property
     def alive(self) -> LiveTensors:

@@ -1,4 +1,4 @@
-"""Layers of a no-grad pass that are recorded again. Layers that are alike have the same events.
+"""Layers of a no-grad pass that are recorded again. Layers that are equal have the same events.
 
 Such a layer frees everything that it allocates, except its output, the entries that it adds to the cache, and
 autocast's copies of its weights. Of other tensors, it only frees the cache entries that it replaces. The decoder still
@@ -111,7 +111,7 @@ class RecordedLayers:
         key = context.classes[context.repetition.numbers[position]], x.dtype, x.merged
         known, tape = self._known.get(key), context.tape
         if known is not None and (known.trains is None or known.trains == tape.trains):
-            return again(context, known)
+            return record_again(context, known)
         if key in self._known and known is None:
             self.has_others = True
             return self._layer(context, position, x)
@@ -244,7 +244,7 @@ def leaves_its_output(state: _State, out: Tensor) -> bool:
     return own == earlier and len(ordered) - 2 * own == 1
 
 
-def again(context: Context, known: RecordedLayer) -> Tensor:
+def record_again(context: Context, known: RecordedLayer) -> Tensor:
     """Record a known layer again. Return its output."""
     tape, cache = context.tape, context.cache
     ahead = len(tape.rows) - known.first

@@ -17,7 +17,7 @@ from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.skipped_passes import SKIPPED, TRAINED
 from calculator.trainers import trainer_of
 from calculator.training_step.causal_lm import forward_pass
-from calculator.training_step.compared import ModelPasses
+from calculator.training_step.model_passes import ModelPasses
 from calculator.training_step.run import no_grad_run
 from calculator.training_step.training_context import training_context
 
@@ -36,7 +36,7 @@ def bounds(step: TrainingStep, counts: Mapping[int, int]) -> dict[int, int]:
     """
     found: dict[int, int] = {}
     for run, places, carried in _runs(step):
-        found = most(found, _bounds(run, places, counts, carried))
+        found = maximum(found, _bounds(run, places, counts, carried))
     return found
 
 
@@ -46,17 +46,17 @@ def counts(step: TrainingStep) -> dict[int, int]:
     for run, places, carried in _runs(step):
         own = _own(prepared if run is step.run else prepared.first_micro_batch)
         alive = Counter(_alive(run, places, carried))
-        found = most(found, Counter(own) + alive)
+        found = maximum(found, Counter(own) + alive)
     return found
 
 
-def most(counts: Mapping[int, int], others: Mapping[int, int]) -> dict[int, int]:
+def maximum(counts: Mapping[int, int], others: Mapping[int, int]) -> dict[int, int]:
     """Return the larger of two counts of each size."""
     return {size: max(counts.get(size, 0), others.get(size, 0)) for size in {*counts, *others}}
 
 
 def _runs(step: TrainingStep) -> Iterator[tuple[Run, list[int], Mapping[int, int]]]:
-    """Yield the micro-batches that leave passes out, and where.
+    """Yield the micro-batches that skip passes, and where.
 
     Each has the storages of every size in bytes that the previous step left alive.
     """
@@ -104,7 +104,7 @@ def _alive(run: Run, places: Sequence[int], carried: Mapping[int, int]) -> dict[
         for event in copies.kinds.size_events[start:end]:
             size = max(event, ~event)
             alive[size] = alive.get(size, 0) + (1 if event >= 0 else -1)
-        largest = most(largest, alive)
+        largest = maximum(largest, alive)
     found = _by_bytes(sizes, largest)
     for size, count in carried.items():
         found[size] = found.get(size, 0) + count
@@ -134,7 +134,7 @@ def _adapter_rows(run: Run) -> list[int]:
 
 
 def _most_of_base(run: Run, start: int, end: int, sizes: set[int]) -> dict[int, int]:
-    """Return the largest number of storages of some sizes that the base model has alive between two positions."""
+    """Return the peak number of live storages of the base model between two positions, for some sizes."""
     copies, added = run.copies, {*_adapter_rows(run)}
     events, size_events = copies.lifetimes.events[start:end], copies.kinds.size_events[start:end]
     left_out, counted = added.union(map(invert, added)), sizes.union(map(invert, sizes))

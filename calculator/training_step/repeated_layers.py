@@ -30,7 +30,7 @@ class Repeated(NamedTuple):
 
 
 class _Left(NamedTuple):
-    """What a period allocates and does not free: rows that the next period frees, and rows that stay."""
+    """The rows that a period allocates and does not free: those that the next period frees, and those that stay."""
 
     passed_on: list[int]
     stays: list[int]

@@ -54,6 +54,6 @@ def step_of(resident: ResidentState, rank: int | None = None) -> FlatStep | Part
         raise ValueError(message)
     if rank is None:
         peaks = TrainingStep(resident).flat
-        rank = 0 if peaks is None else peaks.fullest.number
+        rank = 0 if peaks is None else peaks.peak_rank.number
     kind = OffloadedStep if isinstance(resident.flat, OffloadedState) else FlatStep
     return kind(resident.flat, tape, rank)

@@ -350,7 +350,7 @@ class ResidentState:
 
     @cached_property
     def _broadcast(self) -> tuple[ResidentTensor, ...]:
-        return ddp_buffers.at_once(self.prepared)
+        return ddp_buffers.live_flat_tensors(self.prepared)
 
     @cached_property
     def _used_map(self) -> tuple[ResidentTensor, ...]:
@@ -363,7 +363,7 @@ class ResidentState:
         return step_temporaries(self.prepared, self.tensors, self.optimizer, self.shards)
 
     def for_run(self, training: Training, device: Device) -> ResidentState:
-        """Return the same state for a run with another batch, length, or device that divides the state alike."""
+        """Return the state for a run with another batch, length, or device that divides the state in the same way."""
         state = object.__new__(ResidentState)  # faster than `copy`, which each further request would call
         vars(state).update(vars(self))
         state.prepared, state.known_of_run = self.prepared.for_run(training, device), {}

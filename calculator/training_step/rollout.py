@@ -109,10 +109,10 @@ class Rollout:
         "fills_cache",
         "grads_inputs",
         "is_first",
-        "leaves_out_first_period",
         "loop",
         "prepared",
         "shape_env",
+        "skips_first_period",
         "trains",
         "wrapped_dtype",
     )
@@ -159,7 +159,7 @@ class Rollout:
         #: What the tower returns for the images of the prompts.
         self.encoded: list[tuple[Shape, DType, str]] = []
         #: Whether the first period of layers is not interpreted (see `first_period`).
-        self.leaves_out_first_period = not self.grads_inputs
+        self.skips_first_period = not self.grads_inputs
 
     def passes(self) -> tuple[RolloutPass, ...]:
         """Return the passes of the prompts, of the second token and of the last token."""
@@ -246,7 +246,7 @@ class Rollout:
         """Return a pass, in which the first period of layers is interpreted if the second one differs from it."""
         found = run()
         if found is None:
-            self.leaves_out_first_period = False
+            self.skips_first_period = False
             found = run()
         assert found is not None
         return found
@@ -302,7 +302,7 @@ class Rollout:
                 context.classes = equal(zip(context.classes, types, strict=True))
                 context.repetition = hooks.repetition(context.classes)
             self.classes = context.classes if hooks is NO_HOOKS else None
-        if self.leaves_out_first_period:
+        if self.skips_first_period:
             leave_out(context)
         return context
 

@@ -1,16 +1,15 @@
-"""A bound on what the passes of `generate` have alive in a step, from the forward pass of the trained model.
+"""Upper bounds on the live bytes of the passes of `generate` in a step, from the forward pass of the trained model.
 
-Most steps have their peak elsewhere, and reserve more than the passes of `generate` need. The bound shows that without
-an interpretation of these passes.
+In most steps, these passes do not have the peak. The bounds show this without an interpretation of the passes.
 
 A pass runs the code of the trained forward pass without a graph, on the sequences of all micro-batches and on fewer
-tokens of each. A graph only adds tensors and references. So each storage of a pass has at most the bytes that it has in
-the forward pass, times the number of micro-batches. At no operation are more storages of its formula alive. What only
-`generate` has is counted by itself: cached keys and values, tables of the positions of every sequence, the ids of its
-loop, and scores of the next token. A pass of which this is not certain has no bound.
+tokens of each. A graph only adds tensors and references. So a storage of the pass has at most the bytes that it has in
+the forward pass, times the number of micro-batches. No operation has more live storages with the same formula. Tensors
+that only `generate` allocates are counted separately: cached keys and values, tables of the positions of every
+sequence, the ids of its loop, and scores of the next token. If one of these statements may be false, there is no bound.
 
-The first bound counts each storage of the forward pass as if none were freed. It takes the fewest steps. If it does not
-suffice, the storages of each formula that are alive at once are counted.
+The first bound counts every storage of the forward pass as if none were freed. It is the fastest to compute. If it is
+too high, the live storages of each formula are counted.
 """
 
 from __future__ import annotations
@@ -29,28 +28,27 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.run import Run
 
-    #: The most bytes of a block, and a number of such blocks.
+    #: An upper bound on the bytes of a block, and the number of such blocks.
     Blocks = tuple[int, int]
     #: The widths of keys and values that layers cache, and a number of such layers.
     Widths = tuple[tuple[tuple[int, int], int], ...]
 
-#: No fewer tensors than are alive at once of three kinds. Some have a number for each token: prompts, their mask and
-#: positions, and the ids, mask and positions before and after a token. Some have one for each element of a head: cos
-#: and sin, what they are computed from, and copies in another dtype, for two types of attention. Some have one for each
-#: token that may come next: logits and probabilities before and after a token, and what the head and the choice of a
-#: token compute.
+#: Upper bounds on the number of live tensors of three kinds. `_OF_TOKENS` have a number for each token: prompts, their
+#: mask and positions, and the ids, mask and positions before and after a token. `_OF_POSITIONS` have a number for each
+#: element of a head: cos and sin, their inputs, and copies in another dtype, for two types of attention. `_OF_SCORES`
+#: have a number for each token of the vocabulary: logits and probabilities before and after a token, and temporaries of
+#: the head and of sampling.
 _OF_TOKENS, _OF_POSITIONS, _OF_SCORES = 16, 16, 12
-#: No fewer small tensors than there are: special tokens and the numbers that one token makes, and the windows of each
-#: layer.
+#: Upper bounds on the number of small tensors: special tokens and scalars of one token, and the windows of each layer.
 _SMALL, _OF_WINDOWS = 512, 4
 #: The number of sizes of these kinds and of small tensors.
 _OTHER_SIZES = 4
 
 
 class Need(NamedTuple):
-    """No fewer bytes than are alive at once, and blocks that need no fewer segments than all that are allocated.
+    """Upper bounds on the live bytes and on the segments of a pass.
 
-    `allocated` are the bytes of the blocks.
+    `blocks` need at least as many segments as the blocks of the pass. `allocated` are the bytes of `blocks`.
     """
 
     bytes: int
@@ -59,7 +57,7 @@ class Need(NamedTuple):
 
 
 class QuickNeed(NamedTuple):
-    """No fewer bytes than are alive at once, no fewer than all blocks have, and no fewer than the sizes of these."""
+    """Upper bounds on the live bytes, on the bytes of all blocks, and on the number of different block sizes."""
 
     bytes: int
     allocated: int
@@ -75,9 +73,9 @@ class Batch(NamedTuple):
 
 
 class RolloutBound:
-    """The bound on the passes of `generate` in a step: quick ones on all together, and a lower one on each.
+    """The bounds on the passes of `generate` in a step: two fast bounds on all passes, and a lower bound on each pass.
 
-    Each is computed when those before it do not suffice.
+    A bound is computed when the previous one is too high.
     """
 
     __slots__ = ("_batch", "_blocks", "_lower", "_prompt", "_quick", "_run", "total")
@@ -111,13 +109,13 @@ class RolloutBound:
         return self._quick
 
     def is_below(self, size: int) -> bool:
-        """Return whether all passes are certain to have fewer bytes alive."""
+        """Return whether the live bytes of all passes are certain to stay below a size."""
         if self.total is not None and self.total.bytes < size:
             return True
         return self.quick.bytes < size or max([need.bytes for need in self.lower]) < size
 
     def sizes_above(self, limit: int) -> int:
-        """Return no fewer sizes than are above a limit in any pass."""
+        """Return an upper bound on the number of block sizes above a limit in any pass."""
         batch = self._batch
         blocks = self._blocks.pass_bound(self._run, batch, self._prompt, batch.length).blocks
         return sum([size > limit for size, _ in blocks])
@@ -171,9 +169,9 @@ class PassBlocks:
         return self._forward
 
     def bound_without_frees(self, run: Run, batch: Batch, prompt: int) -> QuickNeed:
-        """Return no less than the need of any pass after a prompt, from each storage of a run whose sizes are known.
+        """Return an upper bound on every pass, as if the run of the micro-batch freed nothing.
 
-        A number of a key or a value has at most 4 bytes.
+        An element of a key or of a value has at most 4 bytes.
         """
         copies, rows = run.copies, batch.times * batch.rows
         count = copies.lifetimes.next_row(copies.marks["backward"])
@@ -185,7 +183,7 @@ class PassBlocks:
         return QuickNeed(total + others + of_cache, total + others + 2 * of_cache, sizes)
 
     def pass_bound(self, run: Run, batch: Batch, tokens: int, attended: int) -> Need:
-        """Return the need of a pass over some tokens of each sequence, which attends to some or all of them."""
+        """Return the bound on a pass over `tokens` tokens of each sequence, which attends to `attended` tokens."""
         forward, rows = self._read(run, batch), batch.times * batch.rows
         blocks = forward.blocks(run.storages.sizes, batch.times, (tokens, attended, batch.length))
         cached = [(rounded(rows * attended * size), count) for size, count in self._cached]
@@ -197,15 +195,15 @@ class PassBlocks:
         return Need(alive, alive + sum([size * count for size, count in cached]), blocks + cached)
 
     def quick_bound(self, run: Run, batch: Batch, prompt: int) -> QuickNeed:
-        """Return no less than the need of any pass after a prompt, in fewer steps than `pass_bound` takes."""
+        """Return an upper bound on every pass. It is higher than those of `pass_bound`, and faster to compute."""
         forward, rows, length = self._read(run, batch), batch.times * batch.rows, batch.length
-        total, count = forward.most(run.storages.sizes, batch.times, (prompt, length, length))
+        total, count = forward.upper_bound(run.storages.sizes, batch.times, (prompt, length, length))
         of_cache = sum([rounded(rows * length * size) * number for size, number in self._cached])
         alive = total + sum([size * number for size, number in self._generate_blocks(rows, prompt, length)]) + of_cache
         return QuickNeed(alive, alive + of_cache, count + _OTHER_SIZES + 2 * len(self._cached))
 
     def _generate_blocks(self, rows: int, tokens: int, attended: int) -> list[Blocks]:
-        """Return what only `generate` has in a pass, without what it has cached."""
+        """Return the blocks of the tensors that only `generate` allocates in a pass, without its cache."""
         of_position, of_token, of_row = self._others
         sizes = rows * tokens * of_position, rows * (attended + 1) * of_token, rows * of_row, ALLOCATION_ROUNDING
         return [*zip(map(rounded, sizes), (_OF_POSITIONS, _OF_TOKENS, _OF_SCORES, self._small), strict=True)]

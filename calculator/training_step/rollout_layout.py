@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class CopiedLayers(NamedTuple):
-    """What each copy of the repeated layers changes.
+    """The changes that each copy of the repeated layers makes.
 
     Attributes:
         window: The events that they repeat. None without copies.
@@ -67,7 +67,7 @@ class CopiedLayers(NamedTuple):
         return [(size, copies * count) for size, count in self.growth.items() if count > 0]
 
     def without(self, lost: Iterable[int]) -> CopiedLayers:
-        """Return the same without frees of storages of some sizes."""
+        """Return the changes without frees of storages of some sizes."""
         growth = {**self.growth}
         for size in lost:
             growth[size] += 1
@@ -75,7 +75,7 @@ class CopiedLayers(NamedTuple):
 
 
 class RolloutLayout:
-    """What decides the bytes that are alive in a pass, for any sizes of its rows.
+    """The events of a pass and the sizes of its rows, from which its live bytes follow for any sizes.
 
     A size is in bytes, or the index of a value in bytes.
     """
@@ -105,7 +105,7 @@ class RolloutLayout:
         self._names = names
         self._events = events
         self._copied = copied
-        #: No fewer storages of each size than are alive at once. None until they are counted.
+        #: An upper bound on the number of live storages of each size. None until it is read.
         self._most_blocks: Counter[int] | None = None
         #: For each event, the index of its size in bytes, inverted if it frees.
         self._indices: list[int] | None = None
@@ -118,7 +118,7 @@ class RolloutLayout:
         return cls(ran, names, sizes, ran.interpretation.tape.events, CopiedLayers.of(ran, names, sizes))
 
     def prompts_layout(self, none: int) -> RolloutLayout:
-        """Return the same for the pass of the prompts, which has no tensors of earlier passes.
+        """Return the layout of the pass of the prompts, which has no tensors of earlier passes.
 
         Its ids are freed before the next token is chosen. `none` is the index of a size of no bytes.
         """
@@ -157,7 +157,7 @@ class RolloutLayout:
         return _event_values(values, neg, self._indices)
 
     def _bytes_of_bound(self, values: Sequence[int] | None, limit: int | None) -> tuple[int, int]:
-        """Return the number of sizes and the bytes of the bound (see `StepPass`), or more of both without a limit."""
+        """Return the number of sizes and the bytes of the bound (see `StepPass`), which are higher without a limit."""
         if limit is None and self._runs == 1:
             sizes = self.sizes if values is None else map(values.__getitem__, self.sizes)
             added = sum([(size if values is None else values[size]) * count for size, count in self._copied.gained])
@@ -179,10 +179,10 @@ class RolloutLayout:
 
     @property
     def _blocks(self) -> Counter[int]:
-        """No fewer storages of each size than are alive at once.
+        """An upper bound on the number of live storages of each size.
 
-        They are all that are allocated, of which those that a layer allocates and frees count for one layer, and what
-        the copies of layers add.
+        It counts all storages that the pass allocates. Storages that a layer allocates and frees count for one layer
+        only. Storages that the copies of layers add are added.
         """
         if self._most_blocks is None:
             self._most_blocks = self._counted_blocks()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from calculator.engine.layer_in_place import FirstBackward
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_layer import SkippedLayer
-    from calculator.engine.skipped_passes import LeftOut, TrainedDecoder
+    from calculator.engine.skipped_passes import SkippedRecord, TrainedDecoder
     from calculator.engine.tape import AddedRows, Allocation, Tape
     from calculator.layers.context import Context
     from calculator.methods.prepared_model import PreparedModel
@@ -56,7 +56,7 @@ class Interpretation(NamedTuple):
     #: The rows that adapters allocate in the trained pass, if passes without them may be skipped (see `Tape.added`).
     added: Sequence[AddedRows] | None = None
     #: The passes that are not interpreted.
-    left_out: LeftOut | None = None
+    skipped: SkippedRecord | None = None
     #: The decoder of the trained pass, if passes of `generate` may be derived from it.
     decoder: TrainedDecoder | None = None
     #: The backward pass of a first layer that another layer is interpreted in place of, if it is known.
@@ -85,7 +85,7 @@ class Interpretation(NamedTuple):
 
     def run_of(self, copies: Copies, storages: Storages) -> Run:
         """Return the run with other sizes."""
-        others = self.added, self.left_out, self.decoder, self.first_backward
+        others = self.added, self.skipped, self.decoder, self.first_backward
         return Run(self.tape, self.repetition, copies, storages, *others)
 
 
@@ -97,7 +97,7 @@ class Run(NamedTuple):
     copies: Copies
     storages: Storages
     added: Sequence[AddedRows] | None = None
-    left_out: LeftOut | None = None
+    skipped: SkippedRecord | None = None
     decoder: TrainedDecoder | None = None
     first_backward: FirstBackward | None = None
 
@@ -156,12 +156,12 @@ def offloaded_bytes(prepared: PreparedModel) -> int:
 
 
 def _peaks_if_determined(run: Run, recording: Recording, *, whole: bool) -> PassPeaks | None:
-    """Return the peaks of passes that are left out and may be higher than those of the recording.
+    """Return the peaks of skipped passes and may be higher than those of the recording.
 
     Return None if a recording without all layers and passes, or with a first layer with more bytes alive, does not give
     every peak.
     """
-    passes = () if run.left_out is None else pass_peaks.peaks(run, recording, run.left_out, each_is_needed=whole)
+    passes = () if run.skipped is None else pass_peaks.peaks(run, recording, run.skipped, each_is_needed=whole)
     if recording.first is not None:
         return passes if recording.first.is_determined(recording) else None
     if recording.copies.bounds_first:
@@ -235,7 +235,7 @@ def _interpreted(context: Context, *, whole: bool, every_pass: bool) -> Interpre
         outputs=outputs_of(tape, context.passes),
         marks=marks,
         added=context.skipped.added if context.skipped is not None else None,
-        left_out=context.skipped.left_out if context.skipped is not None else None,
+        skipped=context.skipped.record if context.skipped is not None else None,
         decoder=_decoder(context),
         first_backward=_first_backward(context, lifetimes, marks),
     )
@@ -305,12 +305,12 @@ def _window(repetition: Repetition, marks: Mapping[str, int], prefix: str) -> Wi
 
 
 def _has_equal_layers(context: Context) -> bool:
-    """Return whether all layers are alike, except that the first one's input may need no gradient.
+    """Return whether all layers are equal, except that the first one's input may need no gradient.
 
-    They are not alike if layers use different masks, which are freed one before the other; if autocast caches a copy of
+    They are not equal if layers use different masks, which are freed one before the other; if autocast caches a copy of
     the first layer's input; if quantized layers keep their inputs; or if the loss uses every layer's router logits. A
-    checkpointed layer saves only its input. Layers that a sharding couples are not alike either, unless the sharding
-    only gathers around each module. Such gathers are counted per copy, in all passes of a step alike.
+    checkpointed layer saves only its input. Layers that a sharding couples are not equal either, unless the sharding
+    only gathers around each module. Such gathers are counted per copy, in all passes of a step.
     """
     if context.hooks.couples_layers and (
         trainer_of(context.training).facts.runs_other_passes or not context.hooks.calls_modules

@@ -1,13 +1,13 @@
-"""No-grad passes that are not interpreted, because the trained pass after them decides every peak.
+"""No-grad passes that are not interpreted, because the trained pass after them has the higher peak.
 
-Such a pass runs the trained model on the batch that the trained pass runs on later, or the same model without its
-adapters, or a second one like it. A graph and adapters only add tensors and references to tensors. So at each
-operation, of the storages of any size that a pass has allocated itself, no more are alive than at the same operation of
-the trained pass, which also keeps the inputs of its layers. What other code has allocated before may be more than what
-is alive when the trained pass begins. This excess is added to what is alive in the trained pass, as a bound.
+Such a pass runs the trained model on the batch that the trained pass later runs on. Or it runs the same model without
+its adapters, or a second model like it. A graph and adapters only add tensors and references to tensors. So at each
+operation, the pass has at most as many live storages of any size as the trained pass, which also keeps the inputs of
+its layers. This holds for storages that the pass itself allocates. Other code may have more live storages before the
+pass than when the trained pass begins. This excess is added to the live bytes of the trained pass, as an upper bound.
 
-The head computes no more than that of the trained pass, so only its outputs are allocated. If the bound reaches a peak,
-or could change the segments of the rule, all passes are interpreted.
+The head computes at most what the head of the trained pass computes, so only its outputs are allocated. If the bound
+reaches a peak, or could change the segments of the rule, all passes are interpreted.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.loop import Compared
 
-#: The methods whose modules add an update to what they return without it.
+#: The methods whose modules add an update to the output of the frozen module.
 _SUMS = ("lora", "qlora")
 
 
 def may_be_skipped(context: Context, prepared: PreparedModel, compared: Compared | None) -> bool:
-    """Return whether the trained pass decides the peaks in place of a pass before it, if the bound allows it.
+    """Return whether a pass before the trained pass may be skipped, if the bound turns out to be low enough.
 
     `context` is that of the trained pass. `compared` is the reference that runs, or None for the trained model.
     """
@@ -58,24 +58,24 @@ def may_be_skipped(context: Context, prepared: PreparedModel, compared: Compared
 
 
 def has_any(recording: Recording) -> bool:
-    """Return whether passes are left out of a recording."""
+    """Return whether a recording has skipped passes."""
     return any(label.endswith(SKIPPED) for label in recording.copies.marks)
 
 
 def is_determined(recording: Recording) -> bool:
-    """Return whether the passes that are left out of a recording before the trained pass decide no peak."""
+    """Return whether the skipped passes of a recording before the trained pass decide no peak."""
     marks = recording.copies.marks
     if TRAINED not in marks or not _excess(recording.copies):
         return True
     curve, backward, sizes = recording.curve, marks["backward"], recording.storages.sizes
-    # A later layer under no_grad has its own input alive, and the first one's.
-    most = _most(curve, marks["forward"], marks[TRAINED], backward) + max(curve.growth[:1], default=0)
+    # While a later layer runs under no_grad, its input and the first layer's input are alive.
+    most = _peak_bound(curve, marks["forward"], marks[TRAINED], backward) + max(curve.growth[:1], default=0)
     excess = max([sum([sizes[size] * count for size, count in counts]) for counts in _excess(recording.copies)])
     return DIFFERS not in marks and most + excess < curve.peak(marks["forward"], backward).bytes
 
 
-def _most(curve: MemoryCurve, forward: int, start: int, end: int) -> int:
-    """Return the peak bytes alive between two positions without the copies of the forward pass, or a bound on them.
+def _peak_bound(curve: MemoryCurve, forward: int, start: int, end: int) -> int:
+    """Return the peak bytes between two positions without the copies of the forward pass, or an upper bound.
 
     The forward pass starts at `forward` and ends at the second position.
     """
@@ -91,10 +91,10 @@ def _most(curve: MemoryCurve, forward: int, start: int, end: int) -> int:
 
 
 def bounds(recording: Recording, counts: Mapping[int, int]) -> dict[int, int]:
-    """Return upper bounds on the number of storages of some sizes in the passes left out before the trained pass.
+    """Return upper bounds on the number of live storages, by size, in the skipped passes before the trained pass.
 
-    They are the sizes of which more are alive before a pass than before the trained pass. `counts` has the peak number
-    of storages of each size in bytes.
+    Only sizes with more live storages before a skipped pass than before the trained pass have a bound. `counts` has the
+    peak number of storages of each size in bytes.
     """
     found: dict[int, int] = {}
     if TRAINED in recording.copies.marks:

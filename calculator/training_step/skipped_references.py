@@ -1,19 +1,19 @@
-"""Passes after the trained pass that are not interpreted: those of a reference on the batch of the trained pass.
+"""Passes of a reference after the trained pass, on the same batch, that are not interpreted.
 
-The peak of a second model like the trained one is that of the trained pass's layer (see `derived_passes`). A pass
-without adapters is left out if it decides no figure.
+The peak of a second model like the trained one is derived from the layer of the trained pass (see `derived_passes`). A
+pass without adapters is skipped if it cannot have a peak of the step.
 
-The latter runs the base model under no_grad on the batch of the trained pass. A graph and adapters only add tensors
-and references to tensors. So at each operation of the base model, of the storages of any size that the pass has
-allocated itself, no more are alive than at the same operation of the trained pass without those of adapters. A later
-layer has its own input alive and the first one's, so one more input is counted. All that is alive before the pass is
-alive during it.
+A pass without adapters runs the base model under no_grad on the batch of the trained pass. A graph and adapters only
+add tensors and references to tensors. So at each operation of the base model, the pass has at most as many live
+storages of any size as the trained pass without its adapters. This holds for storages that the pass itself allocates.
+While a later layer runs, its input and the first layer's input are alive, so one more input is counted. Everything that
+is alive before the pass stays alive during it.
 
-Layers are checkpointed. The pass has the inputs of all layers alive, and the trained pass has those of the layers
-before at its peak. So the copies of the interpreted layer count alike in both.
+Layers are checkpointed. In the pass without adapters, the inputs of all layers are alive. At the peak of the trained
+pass, the inputs of the earlier layers are alive. So the copies of the interpreted layer count equally in both.
 
-The bytes of tensors must be known when the pass would run, to be compared with the peak of the trained pass. A run with
-symbolic sizes interprets it, unless the peak of each pass is needed.
+The bytes of tensors must be known when the pass would run, because they are compared with the peak of the trained pass.
+A run with symbolic sizes interprets the pass, unless the peak of each pass is needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.trainers import trainer_of
-from calculator.training_step.derived_passes import find_own, is_symbolic, lists_every_adapter
+from calculator.training_step.derived_passes import find_pass_peaks, is_symbolic, lists_every_adapter
 from calculator.training_step.skipped_passes import may_be_skipped
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def may_follow(context: Context, prepared: PreparedModel) -> bool:
-    """Return whether passes follow the trained pass that may be skipped, if their peak is known or a bound allows it.
+    """Return whether passes after the trained pass may be skipped, if their peaks are derived or bounded.
 
     `context` is that of the trained pass, before it begins.
     """
@@ -60,12 +60,12 @@ def has_known_peak(context: Context, skipped: SkippedPasses, compared: Compared)
     """
     if is_symbolic(context):
         return skipped.layer is not None and (compared == "model" or lists_every_adapter(context))
-    find_own(context, skipped, (compared,))
-    return skipped.own[compared] is not None
+    find_pass_peaks(context, skipped, (compared,))
+    return skipped.pass_peaks[compared] is not None
 
 
 def decides_no_peak(context: Context, skipped: SkippedPasses) -> bool:
-    """Return whether a pass that would run now has fewer bytes alive than the trained pass had at its peak."""
+    """Return whether the live bytes of a pass that would run now stay below the peak of the trained pass."""
     tape, added = context.tape, skipped.added
     if added is None or tape.loops:
         return False
@@ -82,7 +82,7 @@ def decides_no_peak(context: Context, skipped: SkippedPasses) -> bool:
 def _room(context: Context, start: int, added: Sequence[AddedRows]) -> int:
     """Return by how many bytes a pass without adapters that would run now is below the peak of the trained pass.
 
-    The trained pass has begun after `start` events. Bytes that both have alive, as those of copies, do not count.
+    The trained pass began after `start` events. Bytes that are alive in both, such as those of copies, do not count.
     """
     tape, repetition = context.tape, context.repetition
     if not repetition.copies:

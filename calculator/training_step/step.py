@@ -14,7 +14,7 @@ from calculator.resident.tensor_group import TensorGroup
 from calculator.sharding import ddp_buffers
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
-from calculator.training_step.derived_passes import are_likely
+from calculator.training_step.derived_passes import is_peak_likely_in_layers
 from calculator.training_step.derived_rollout import DerivedRollout
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.rollout_bound import RolloutBound
@@ -57,7 +57,7 @@ class TrainingStep:
         #: Whether all figures are expected to be read, so that a bound saves nothing.
         self._is_read_whole = whole
         #: Whether every pass is interpreted.
-        self._has_every_pass = every_pass or is_flat or (whole and not are_likely(resident.prepared))
+        self._has_every_pass = every_pass or is_flat or (whole and not is_peak_likely_in_layers(resident.prepared))
         #: The only micro-batch of a step, or the last one.
         self.last = self._interpreted(resident.prepared, whole=whole or is_flat)
         #: The run and the recording of that micro-batch, and the position of each mark.
@@ -127,20 +127,20 @@ class TrainingStep:
     @property
     def whole(self) -> TrainingStep:
         """The same step with figures of the first layer and the peak of every pass."""
-        if self._is_read_whole or (self.last.has_first_layer and not self.leaves_out_passes):
+        if self._is_read_whole or (self.last.has_first_layer and not self.skips_passes):
             return self
         return TrainingStep(self.resident, traces=self.traces, whole=True)
 
     @property
     def with_every_pass(self) -> TrainingStep:
         """The same step with the first layer and every pass interpreted."""
-        if self._is_read_whole and self.last.has_first_layer and not self.leaves_out_passes:
+        if self._is_read_whole and self.last.has_first_layer and not self.skips_passes:
             return self
         return TrainingStep(self.resident, traces=self.traces, whole=True, every_pass=True)
 
     @property
-    def leaves_out_passes(self) -> bool:
-        """Whether no-grad passes are not interpreted."""
+    def skips_passes(self) -> bool:
+        """Whether no-grad passes are skipped."""
         return has_any(self.recording) or (self.first is not None and has_any(self.first.recording))
 
     @property
@@ -173,7 +173,7 @@ class TrainingStep:
 
     @cached_property
     def generation_bound(self) -> RolloutBound | None:
-        """No less than the passes of `generate` need. None if there are none, or if it is not certain or not used."""
+        """The upper bounds on the passes of `generate`. None without such passes, or if no bound is certain or used."""
         if self._batch is None or self._is_read_whole:
             return None
         return RolloutBound.of(self.run, self.resident.prepared, self._batch.prompt)
@@ -272,7 +272,7 @@ class TrainingStep:
         forward, backward, optimizer = self._peaks_of_batches()
         if self.resident.while_fetching:
             forward = max(forward, self._while_fetching(), key=attrgetter("bytes"))
-        if forward.is_left_out and forward.bytes >= max(backward.bytes, optimizer.bytes):
+        if forward.is_skipped and forward.bytes >= max(backward.bytes, optimizer.bytes):
             return self.with_every_pass.peaks()
         return forward, backward, optimizer
 
@@ -351,9 +351,9 @@ class TrainingStep:
         moment = of.recording.curve.peak(marks[phase], end)
         throughout = _bytes(state, left)
         if of.passes and phase == "forward":
-            most = of.most_left_out(marks[phase], end)
+            most = of.most_skipped_bytes(marks[phase], end)
             if most > moment.bytes:
-                return self._peak_left_out(of, throughout + most, throughout, left)
+                return self._skipped_peak(of, throughout + most, throughout, left)
         return Peak(
             phase=phase,
             bytes=throughout + moment.bytes,
@@ -364,7 +364,7 @@ class TrainingStep:
             micro_batch=of,
         )
 
-    def _peak_left_out(self, of: MicroBatchRun, size: int, throughout: int, left: StorageCounts | None) -> Peak:
+    def _skipped_peak(self, of: MicroBatchRun, size: int, throughout: int, left: StorageCounts | None) -> Peak:
         """Return the peak of a forward pass that is that of a pass that is not interpreted.
 
         Its tensors are those of the same step with every pass.
@@ -382,7 +382,7 @@ class TrainingStep:
             left=left,
             deferred=Deferred(alive),
             micro_batch=of,
-            is_left_out=True,
+            is_skipped=True,
         )
 
 

@@ -26,7 +26,7 @@ class StepBatches(NamedTuple, Generic[MicroBatch]):
 
     Attributes:
         first: The first one, or the whole step under ZeRO, whose gathers and reductions go on between micro-batches.
-        later: A micro-batch that adds to the gradients of the first. None if no such one is replayed.
+        later: A micro-batch that adds to the gradients of the first. None if none is replayed.
         repeats: How often `later` is replayed.
         last: The last micro-batch, which reduces the gradients of the first. None if it is like those before it.
         taken: Pairs of a row of `last` and a row of `first` that are the same gradient.

@@ -1,4 +1,4 @@
-"""A pass of `generate` in a step: its fullest moment, and its recording, made when it is read."""
+"""A pass of `generate` in a step: its peak moment, and its recording, made when it is read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class StepPass(NamedTuple):
-    """One pass: the moment with the most bytes, the operation before it, and the peak of a recording, made when read.
+    """One pass: its peak moment, the operation at the peak, and its recording, which is made when it is read.
 
-    `smaller`: a pass that runs the same operations with fewer bytes alive at each of them, and no larger storage.
-    `bound`: for each size in bytes, a number of storages of which no more are alive at once, if it is quickly found.
-    `bytes_of_bound`: the number of sizes in the bound and the bytes of its storages, or more of both. With a limit,
-    those of the sizes below it.
+    `smaller`: a pass that runs the same operations with fewer live bytes at each of them, and no larger storage.
+    `bound`: for each size in bytes, an upper bound on the number of live storages, if it is fast to compute.
+    `bytes_of_bound`: upper bounds on the number of sizes in `bound`, and on the bytes of its storages. With a limit,
+    only sizes below it count.
     """
 
     moment: Moment

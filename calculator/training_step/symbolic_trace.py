@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.engine.kinds import Kinds, Storages, equal, first_rows, firsts, kinds_of, numbered
 from calculator.engine.sym_sizes import SymSizes
 from calculator.engine.symbolic_sizes import Digits, SymInt
-from calculator.training_step.by_sizes import BySizes, settings_of
 from calculator.training_step.run import Run, interpreted
+from calculator.training_step.size_cache import SizeCache, settings_of
 from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ MAX_PATTERNS = 64
 class SymbolicTrace:
     """A run with symbolic sizes, from which runs with other sizes are built.
 
-    Rows of layers that are alike have the same name, shape, dtype, component and size: they are of one kind. Kinds with
+    Rows of layers that are equal have the same name, shape, dtype, component and size: they are of one kind. Kinds with
     different symbols can be equal for some sizes. What runs share depends on which kinds are equal. If layouts are
     compared, it also depends on which other shapes are equal.
     """
@@ -187,7 +187,7 @@ class SymbolicTrace:
 
 
 class _Shared(NamedTuple):
-    """What runs share in which the same shapes are equal.
+    """Results shared by runs in which the same shapes are equal.
 
     `kinds` has, for each kind of a run, the first kind of the trace that is equal to it.
     """
@@ -210,11 +210,11 @@ class TraceCache:
         #: request.
         self.settings: tuple[object, ...] | None = None
         #: The runs, by `whole` (whether the first layer is interpreted), `every_pass` and `reduces`.
-        self.runs: defaultdict[tuple[bool, bool, bool], BySizes[Run]] = defaultdict(
-            partial(BySizes, traces_first=traces_first)
+        self.runs: defaultdict[tuple[bool, bool, bool], SizeCache[Run]] = defaultdict(
+            partial(SizeCache, traces_first=traces_first)
         )
         #: The passes in which the trainer generates completions.
-        self.generation: BySizes[tuple[StepPass, ...]] = BySizes(traces_first=traces_first)
+        self.generation: SizeCache[tuple[StepPass, ...]] = SizeCache(traces_first=traces_first)
         self._of_first: TraceCache | None = None
 
     @property
@@ -248,7 +248,7 @@ class TraceCache:
 
         return self.runs[whole, every_pass, reduces].of(prepared, plain, traced)
 
-    def generation_of(self, prepared: PreparedModel) -> BySizes[tuple[StepPass, ...]]:
+    def generation_of(self, prepared: PreparedModel) -> SizeCache[tuple[StepPass, ...]]:
         """Return the passes in which the trainer generates, for requests like this one."""
         self._serve(prepared)
         return self.generation
@@ -261,4 +261,4 @@ class TraceCache:
         known, self.settings = self.settings or settings_of(before), settings_of(prepared)
         if prepared.model is not before.model or self.settings != known:
             self.runs.clear()
-            self.generation = BySizes(traces_first=self.traces_first)
+            self.generation = SizeCache(traces_first=self.traces_first)

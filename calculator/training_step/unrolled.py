@@ -16,8 +16,8 @@ from calculator.engine.repetition import Repetition
 from calculator.sharding.streams import streams_of
 from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.checkpointed_layers import LayersDifferError
-from calculator.training_step.compared import fills_cache
 from calculator.training_step.equal_periods import EqualPeriods
+from calculator.training_step.model_passes import fills_cache
 from calculator.training_step.periods import Periods, Window, first_product, once, parts, shifted
 from calculator.training_step.repeated_layers import with_every_layer
 from calculator.training_step.training_context import training_context
@@ -117,7 +117,7 @@ def _unrolled(
     symbols: SymSizes | None,
     repeats_layers: bool,
 ) -> Unrolled | None:
-    """Unroll a micro-batch. Return None if periods or the layers of a no-grad pass are not alike.
+    """Unroll a micro-batch. Return None if periods or the layers of a no-grad pass are not equal.
 
     Without `periods`, the events of every layer are listed. With `repeats_layers`, only one period of the layers of a
     pass under no_grad is interpreted and repeated.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.engine.kinds import numbered
 from calculator.engine.sym_sizes import SymSizes
 from calculator.inputs.size_settings import sizes
-from calculator.training_step.by_sizes import BySizes, settings_of
+from calculator.training_step.size_cache import SizeCache, settings_of
 from calculator.training_step.unrolled import Unrolled, unrolled
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class UnrolledCache:
     def __init__(self, *, traces_first: bool = False) -> None:
         self._traces_first = traces_first
         self._model: Model | None = None
-        self._by_settings: dict[tuple[object, ...], BySizes[Unrolled]] = {}
+        self._by_settings: dict[tuple[object, ...], SizeCache[Unrolled]] = {}
         self._step: _Step | None = None
 
     def of(self, prepared: PreparedModel, *, reduces: bool = True) -> Unrolled:
@@ -44,7 +44,7 @@ class UnrolledCache:
         if prepared.model is not self._model or (settings not in cached and len(cached) >= MICRO_BATCHES):
             self._model = prepared.model
             cached.clear()
-        by_sizes = cached.setdefault(settings, BySizes(traces_first=self._traces_first))
+        by_sizes = cached.setdefault(settings, SizeCache(traces_first=self._traces_first))
         plain, traced = partial(unrolled, reduces=reduces), partial(UnrolledTrace, reduces=reduces)
         return by_sizes.of(prepared, plain, traced) or plain(prepared)
 

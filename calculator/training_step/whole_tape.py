@@ -15,7 +15,7 @@ from calculator.engine.module_calls import PINNED, UNPINNED
 from calculator.engine.repetition import Repetition
 from calculator.engine.tape import Tape
 from calculator.training_step.causal_lm import micro_batch
-from calculator.training_step.compared import fills_cache
+from calculator.training_step.model_passes import fills_cache
 from calculator.training_step.periods import PERIODS, Periods, shifted
 from calculator.training_step.training_context import training_context
 from calculator.training_step.unrolled import interpret_periods

@@ -28,8 +28,9 @@ ARTIFACTS = Path(__file__).parent.parent.parent / "artifacts"
 
 
 def pytest_collection_modifyitems(items):
+    here = f"{Path(__file__).parent}{os.sep}"
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if str(item.path).startswith(here):  # Path.parents would take 50 µs of each of all tests
             item.add_marker(pytest.mark.browser)
 
 

@@ -13,7 +13,7 @@ from calculator.estimation.positions import within_positions
 from calculator.estimation.request import parse_request
 from validation.cli.files import read_request
 from validation.comparison.matching import differences
-from validation.comparison.show import fullest_rank, traced_body
+from validation.comparison.show import peak_rank, traced_body
 from validation.tracing import snapshot
 from validation.tracing.silence import silence_libraries
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare and print; returns 1 if a phase's bytes differ."""
     silence_libraries()
     body = read_request(args.request)
-    estimated, traced = estimate(parse_request(body)), snapshot.traced(traced_body(body, rank=fullest_rank(body)))
+    estimated, traced = estimate(parse_request(body)), snapshot.traced(traced_body(body, rank=peak_rank(body)))
     if args.json:
         print(json.dumps(document(estimated, traced), indent=2))
     else:

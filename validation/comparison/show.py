@@ -116,7 +116,7 @@ def _torchtune_trace(request: Request) -> Trace:
     return trace(request)
 
 
-def fullest_rank(body: Any) -> int:
+def peak_rank(body: Any) -> int:
     """Return the rank that an answer is about; 0 for a refused request.
 
     Those of a run under ZeRO's stages 1 and 2 differ. Without `reduce_scatter`, stage 3 pads the last one's gradients.
@@ -131,7 +131,7 @@ def fullest_rank(body: Any) -> int:
         flat = training_step(request).flat
     except PlanError:
         return 0
-    return 0 if flat is None else flat.fullest.number
+    return 0 if flat is None else flat.peak_rank.number
 
 
 def _is_before_2_14(request: Request) -> bool:

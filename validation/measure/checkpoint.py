@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,29 +10,19 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
-from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
+from transformers import AutoConfig, BitsAndBytesConfig
 
 from calculator.methods import Full
 from calculator.resident.quantization import Quantization
 from validation.reference.build import ReferenceModel, adapted, attention_of, build_base, language_model_of
+from validation.reference.uninitialized import without_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from calculator.estimation.request import Request
     from calculator.inputs.sharding import QuantStorage
 
 #: The names that the format has for dtypes. Source: safetensors/torch.py, _TYPES.
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
-
-
-@contextmanager
-def without_values() -> Iterator[None]:
-    """Leave weights as they are allocated, and tie them, inside the context."""
-    tied = mock.patch.object(PreTrainedModel, "init_weights", lambda model: model.tie_weights(recompute_mapping=False))
-    with no_init_weights(), tied:
-        yield
 
 
 def save_checkpoint(request: Request, folder: Path) -> None:

@@ -16,6 +16,6 @@ if TYPE_CHECKING:
 
 
 def in_child(measured: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Return what a function returns in a new process, to which CUDA is new."""
+    """Run a function in a new process without a CUDA context, and return its result."""
     with ProcessPoolExecutor(1, get_context("spawn"), silence_libraries) as pool:
         return pool.submit(measured, *arguments).result()

@@ -113,7 +113,7 @@ def _differences(measured: dict[str, int], predicted: dict[str, int]) -> dict[st
 
 
 def _stages(row: dict[str, Any]) -> Iterator[tuple[int, int]]:
-    """Yield what is predicted and measured after a load and after each step."""
+    """Yield the predicted and the measured memory after a load and after each step."""
     yield from zip(row["predicted"], row["measured"], strict=True)
 
 

@@ -16,12 +16,13 @@ import torch
 
 from calculator.estimation.estimate import estimate
 from calculator.estimation.sharded_request import parse_sharded_request
-from validation.comparison.show import fullest_rank
-from validation.measure.checkpoint import loaded, save_checkpoint, without_values
+from validation.comparison.show import peak_rank
+from validation.measure.checkpoint import loaded, save_checkpoint
 from validation.measure.layer import fused_dropout
 from validation.measure.meter import every_block_split, meter_of
 from validation.measure.step import PHASES, emptied, release
 from validation.reference.build import adapted, build_model
+from validation.reference.uninitialized import without_values
 from validation.sharding.on_cuda import one_rank_on_cuda
 from validation.sharding.streams import Streams
 from validation.sharding.trace import ENGINES
@@ -148,7 +149,7 @@ def _predicted(request: Request) -> dict[str, Any]:
 def _ran(case: StepCase, device: torch.device) -> dict[str, Any]:
     torch.manual_seed(0)
     bnb.functional.name2qmap.clear()
-    sharded, rank = parse_sharded_request(case.body), fullest_rank(case.body)
+    sharded, rank = parse_sharded_request(case.body), peak_rank(case.body)
     figures: dict[str, Any] = {"rank": rank, "measured": None, "out_of_memory": None}
     run: ShardedRun | None = None
     with ExitStack() as stack:

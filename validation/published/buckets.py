@@ -105,13 +105,14 @@ class RunWithOutputs(HistoryRun):
                 resident, _evaluated(request, base=protocol == "buckets_after_loss_of_base")
             )
         self._model = model
+        self._refers = "cache_without_copies" in resident.prepared.older
         self._kept: dict[int, tuple[Program, Program]] = {}
 
     def micro_batch(self, batch: Padded, *, later: bool, last: bool = True) -> tuple[Program, list[int]]:
         """Return the events of a micro-batch that keeps its outputs, and its rows' bytes."""
         program, sizes = super().micro_batch(batch, later=later, last=last)
         if id(program) not in self._kept:
-            self._kept[id(program)] = program, with_outputs(program, self._model)
+            self._kept[id(program)] = program, with_outputs(program, self._model, refers=self._refers)
         return self._kept[id(program)][1], sizes
 
 

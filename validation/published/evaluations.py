@@ -23,9 +23,9 @@ from calculator.layers.context import Context
 from calculator.sharding.registry import evaluation_hooks
 from calculator.trainers.liger import forward_for
 from calculator.trainers.logits_only import LogitsOnly
-from calculator.training_step.answer_trace import AnswerTraces
 from calculator.training_step.causal_lm import forward_pass
-from calculator.training_step.compared import ModelPasses
+from calculator.training_step.generate_trace import GenerateTraces
+from calculator.training_step.model_passes import ModelPasses
 from validation.published.outputs import is_output
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def reserved_by_questions(run: HistoryRun, steps: Sequence[Step], every: int) ->
         sequence_lengths=None,
         padding=True,
     )
-    program, kinds = AnswerTraces(prepared.for_run(training, prepared.device)).sized(0)
+    program, kinds = GenerateTraces(prepared.for_run(training, prepared.device)).sized(0)
     sizes = [kinds[kind] for kind in program.kinds]
     events = [event for event in program.events if sizes[max(event, ~event)]]
     left = [row for row in program.left if sizes[row]]

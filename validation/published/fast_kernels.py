@@ -2,7 +2,8 @@
 
 Three functions of Unsloth are patched into the model: RMSNorm, whose gradient overwrites the output's and whose weight
 gets none; the rotary embedding, which rotates in place; and the cross-entropy, whose gradient overwrites its logits.
-The configurations with Liger have its fused head and loss instead of the last one.
+The configurations with Liger have its fused head and loss instead of the last one. The projections of 4-bit layers with
+an update run in functions of their own (`fused_lora`).
 
 Source: fms-acceleration, plugins/fused-ops-and-kernels/src/fms_acceleration_foak/kernels/unsloth/.
 """
@@ -29,6 +30,7 @@ from calculator.layers.loss import float32_logits
 from calculator.layers.self_attention import SelfAttention
 from calculator.trainers import TRAINERS
 from calculator.trainers.transformers.loop import Transformers
+from validation.published.fused_lora import FusedAttention, project
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -54,7 +56,7 @@ class FastKernels(Transformers):
 
     def forward(self, prepared: Subject) -> DecoderForward:
         """Return the family's forward pass with the kernels."""
-        return _patched(forward_of(prepared.model))
+        return _patched(forward_of(prepared.model), fuses_lora=prepared.method.name == "qlora")
 
     def head(self, context: Context) -> LossHead:
         """Return the model's own head, with the kernel for the loss."""
@@ -67,17 +69,30 @@ class FastKernels(Transformers):
 
 
 @cache
-def _patched(forward: DecoderForward) -> DecoderForward:
+def _patched(forward: DecoderForward, *, fuses_lora: bool) -> DecoderForward:
     layer = forward.layer
     assert isinstance(layer, SequentialLayer)
     attention = layer.attention
     assert isinstance(attention, SelfAttention)
-    attention = replace(attention, rotate=rotate_in_place)
+    attention = replace(attention, rotate=_rotate)
+    fused = FusedAttention(attention=replace(attention, project=project))
     return replace(
         forward,
-        layer=replace(layer, attention=attention, norm=norm_by_name(rms_norm)),
+        layer=replace(layer, attention=fused if fuses_lora else attention, norm=norm_by_name(rms_norm)),
         final_norm=final(rms_norm),
     )
+
+
+def _rotate(context: Context, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate in place. The kernel takes tables without positions: those of all positions are a layer's buffers.
+
+    Source: kernels/unsloth/rope_embedding.py, fast_rope_embedding; transformers 4.39.3, models/mistral/
+    modeling_mistral.py, MistralRotaryEmbedding.forward, which returns views of its buffers.
+    """
+    if "tables_of_all_positions" in context.older:
+        tables = context.position_tables
+        context.position_tables = tuple(Tensor(table.tape, None, table.shape, table.dtype, None) for table in tables)
+    return rotate_in_place(context, query, key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

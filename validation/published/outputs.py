@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from calculator.training_step.unrolled import Events
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.architecture.model import Model
     from calculator.training_step.batch_trace import Program
 
@@ -22,13 +24,34 @@ CACHED = ", cached"
 PREFIX = ": prefix, cached"
 
 
-def with_outputs(program: Program, model: Model) -> Program:
-    """Return the micro-batch of any length, with the outputs alive at its end."""
+#: The ends of the names of a layer's values and of its rotated keys, to which a cache without copies refers.
+VALUES = "self_attn.v_proj: output"
+KEYS = "self_attn: key, rotated"
+
+
+def with_outputs(program: Program, model: Model, *, refers: bool = False) -> Program:
+    """Return the micro-batch of any length, with the outputs alive at its end.
+
+    `refers`: whether the cache refers to keys and values without copying them.
+    """
     kept = {row for row, name in enumerate(program.names) if is_output(name, model)}
+    if refers:
+        kept |= _referred(program.names)
     forward, backward = ([event for event in events if event >= 0 or ~event not in kept] for events in program.passes)
     allocated = kept.intersection(forward) | kept.intersection(backward)
     left = [*program.left, *sorted(allocated - set(program.left))]
     return replace(program, passes=(forward, backward), left=left)
+
+
+def _referred(names: Sequence[str]) -> set[int]:
+    """Return the rows of each layer's rotated keys, and of what its projection of values returned last before them."""
+    rows, values = set(), -1
+    for row, name in enumerate(names):
+        if name.endswith(VALUES):
+            values = row
+        elif name.endswith(KEYS):
+            rows |= {row, values}
+    return rows
 
 
 def is_output(name: str, model: Model) -> bool:

@@ -87,12 +87,12 @@ def _errors(errors: list[float]) -> dict[str, float]:
 
 
 def near_limit(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the runs that were near their GPU's limit, one row of process memory each, the fullest first."""
-    near = [row for row in rows if row.get("verdict") and _fullest(row) >= NEAR]
-    return sorted(near, key=lambda row: (-_fullest(row), row["id"]))
+    """Return the runs that were near their GPU's limit, one row of process memory each, the nearest first."""
+    near = [row for row in rows if row.get("verdict") and _used_share(row) >= NEAR]
+    return sorted(near, key=lambda row: (-_used_share(row), row["id"]))
 
 
-def _fullest(row: dict[str, Any]) -> float:
+def _used_share(row: dict[str, Any]) -> float:
     """Return the share of the GPU that a run used in process memory, or that it needs at least."""
     used = row["measured_bytes"] if row["statistic"] in PROCESS_MEMORY else 0
     return float(max(used, row.get("minimum_bytes") or 0) / row["usable_bytes"])

@@ -17,7 +17,7 @@ from calculator.inputs.sharding import MODELED
 from calculator.methods import METHODS
 from validation.cli.progress import Progress
 from validation.comparison.compare import estimate
-from validation.comparison.show import fullest_rank, traced_body
+from validation.comparison.show import peak_rank, traced_body
 from validation.random_grid import table
 from validation.random_grid.base_requests import random_base_request
 from validation.random_grid.image_requests import random_image_request
@@ -223,6 +223,6 @@ def _traced(numbered: tuple[int, dict[str, Any]]) -> dict[str, Any]:
 def traced(request: dict[str, Any]) -> dict[str, Any]:
     """Trace a request. Return the entry of a journal: the snapshot, or the error of the real stack."""
     try:
-        return {"traced": snapshot.to_json(snapshot.traced(traced_body(request, rank=fullest_rank(request))))}
+        return {"traced": snapshot.to_json(snapshot.traced(traced_body(request, rank=peak_rank(request))))}
     except Exception as error:  # noqa: BLE001  any error of the real stack is its refusal
         return {"refused": f"{type(error).__name__}: {error}"[:300]}

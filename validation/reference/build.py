@@ -18,6 +18,7 @@ from validation.reference import methods
 from validation.reference.heads import language_model
 from validation.reference.module_paths import unwrapped
 from validation.reference.refusals import check
+from validation.reference.uninitialized import without_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -173,7 +174,8 @@ def build_base(
     """
     dtype = getattr(torch, request.training.dtype)
     packed = request.method.base_quantization(request.training) or quantization
-    with refusing("model"), META if packed else device:
+    place = META if packed else device
+    with refusing("model"), place, without_values() if place == META else nullcontext():
         model = _model(request, dtype, auto_model or language_model_of(request))
     check(model, request)
     base_parameters = sum(size_of(parameter) for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""What a recipe reads from files and a GPU, for a run on the meta device: weights, a tokenizer and rows of tokens."""
+"""Stand-ins for the files and the GPU of a recipe, on the meta device: weights, a tokenizer and rows of tokens."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ def _roomier(suggestion: Suggestion) -> dict[str, Any]:
     }
 
 
-def _together(footprint: MultiAdapterFootprint) -> dict[str, Any]:
+def _footprint(footprint: MultiAdapterFootprint) -> dict[str, Any]:
     return {
         "most": footprint.max_tasks,
         **{name: getattr(footprint, name) for name in ("tasks", "bytes", "usable_bytes")},
@@ -295,7 +295,7 @@ def _miss(miss: NearestMiss) -> dict[str, Any]:
         "label": miss.label,
         "request": request_body(miss.request),
         "unhelped": miss.why_no_shorter_sequence,
-        "together": _together(miss.footprint) if miss.footprint else None,
+        "together": _footprint(miss.footprint) if miss.footprint else None,
         **{name: getattr(miss, name) for name in ("cost", "short_bytes")},
         "smallest_gpu": miss.card.id if miss.card else None,
         "smallest_gpu_headroom_bytes": miss.card_fit.headroom_bytes if miss.card_fit else None,

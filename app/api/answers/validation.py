@@ -59,7 +59,9 @@ class NearLimitAnswer(Answer):
     """The runs that nearly filled their GPU."""
 
     share: float = described("The least share of the GPU that such a run used, or needs at least.", 0.9)
-    rows: tuple[str, ...] = described("The ids of their figures, the fullest first.", ["fms_acceleration/8/nvidia_smi"])
+    rows: tuple[str, ...] = described(
+        "The ids of their figures, the nearest to the limit first.", ["fms_acceleration/8/nvidia_smi"]
+    )
 
 
 class PeerSourceAnswer(Answer):

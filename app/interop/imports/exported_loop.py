@@ -85,7 +85,7 @@ def _called(node: ast.Call) -> str:
 
 
 def _settings_of_calls(calls: Mapping[str, ast.Call]) -> dict[str, Any]:
-    """Return what the calls of a loop set: autocast, the clipped norm, and checkpointing."""
+    """Return the settings that the calls of a loop make: autocast, the clipped norm, and checkpointing."""
     checkpoints = "gradient_checkpointing_enable" in calls
     found: dict[str, Any] = {"max_grad_norm": 0.0, "gradient_checkpointing": checkpoints}
     if "autocast" in calls:

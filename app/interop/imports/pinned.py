@@ -12,7 +12,7 @@ from calculator.estimation.request import parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.stack import DEFAULT_STACK, StackVersions
 from calculator.stack.releases import release
-from calculator.trainers.trl_sft.eras import CHUNKED, FUSED
+from calculator.trainers.trl_sft.releases import CHUNKED, FUSED
 
 if TYPE_CHECKING:
     from app.interop.imports.keys import Keys

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
 
-_QWEN2_5 = ("1.5B", "7B", "14B", "32B", "72B")
+
 _QWEN3 = ("0.6B", "1.7B", "4B", "8B", "14B", "32B")
 
 #: Builders of models of which another has the same sizes, or whose step is not modeled, and the catalogue's models.

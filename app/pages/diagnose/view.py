@@ -131,7 +131,7 @@ class ShownDiagnosis:
 
 
 def shown(case: Case, as_read: ReadCase) -> ShownDiagnosis:
-    """Return what the page shows of a case.
+    """Return the part of the page that shows a case.
 
     Raises:
         PlanError: if the run is not replayed.

@@ -205,14 +205,14 @@ def _points(series: Series, i: int) -> dict[str, Any]:
         trace["error_y"] = {
             "type": "data",
             "symmetric": False,
-            "array": _apart(series.high, series.y),
-            "arrayminus": _apart(series.y, series.low),
+            "array": _differences(series.high, series.y),
+            "arrayminus": _differences(series.y, series.low),
             "thickness": 1.5,
         }
     return trace
 
 
-def _apart(above: tuple[float | None, ...], below: tuple[float | None, ...]) -> list[float | None]:
+def _differences(above: tuple[float | None, ...], below: tuple[float | None, ...]) -> list[float | None]:
     return [None if a is None or b is None else a - b for a, b in zip(above, below, strict=True)]
 
 

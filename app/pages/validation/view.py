@@ -132,7 +132,7 @@ def counts(published: PublishedAnswer) -> tuple[Counts, ...]:
 
 
 def near_limit(published: PublishedAnswer) -> tuple[PublishedRow, ...]:
-    """Return the figures of runs near their GPU's limit, the fullest first."""
+    """Return the figures of runs near their GPU's limit, the nearest first."""
     rows = {row.id: row for row in published.rows}
     return tuple(rows[name] for name in published.near_limit.rows)
 

@@ -28,7 +28,7 @@ Grade = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSummary:
-    """What an answer states about its trace.
+    """The trace of an answer, as the answer describes it.
 
     Attributes:
         versions: The releases of the libraries that ran.

@@ -176,7 +176,7 @@ class TracedDeviceReplay(DeviceReplay):
         return TracedDeviceReplay(*args, **options)
 
     def _peak_reserved(self) -> int:
-        return steady_reserved(self._run.on(CachingAllocator(self.conf)))
+        return steady_reserved(self._run.for_allocator(CachingAllocator(self.conf)))
 
     @cached_property
     def _loading(self) -> Loading:

@@ -117,7 +117,7 @@ class _Projected:
     kept: list[Tensor]
 
 
-def apart(context: Context, modules: LayerModules, hidden_states: Tensor) -> _Projected:
+def project_separately(context: Context, modules: LayerModules, hidden_states: Tensor) -> _Projected:
     """Project with a separate linear layer for each output (Qwen 3.5)."""
     config, (batch, length, _) = context.config, hidden_states.shape
     mixed = modules["linear_attn.in_proj_qkv"](hidden_states)
@@ -266,14 +266,16 @@ _ATTENTION = gated_attention(norms.offset_rms_norm, norms.offset_rms_norm)
 _EXPERTS = WithSharedExpert(router=routers.softmax_and_cast_back)
 
 QWEN3_5 = DecoderForward(
-    layer=SequentialLayer(attention=mixer(apart, _ATTENTION), mlp=mlp.gated, norm=_NORM),
+    layer=SequentialLayer(attention=mixer(project_separately, _ATTENTION), mlp=mlp.gated, norm=_NORM),
     tables=interleaved_tables,
     final_norm=final(norms.offset_rms_norm),
     masks=("full_attention",),
     partial_rotary=True,
 )
 
-QWEN3_5_MOE = replace(QWEN3_5, layer=SequentialLayer(attention=mixer(apart, _ATTENTION), mlp=_EXPERTS, norm=_NORM))
+QWEN3_5_MOE = replace(
+    QWEN3_5, layer=SequentialLayer(attention=mixer(project_separately, _ATTENTION), mlp=_EXPERTS, norm=_NORM)
+)
 
 QWEN3_NEXT = replace(
     QWEN3_5,

@@ -72,9 +72,9 @@ def model_blocks(method: Full, model: Model) -> tuple[tuple[Block, int], ...]:
 def chosen(method: Full, model: Model) -> tuple[int, Block] | None:
     """Return the block that the figures are for, with its number; None if there is none.
 
-    It is the one that stays, or the fullest: that with the most parameters, and of equal ones the first. The backward
-    pass ends at the trained block, so a block in front of others keeps more activations. A block of the output head
-    without embeddings keeps the fewest, and is never the fullest.
+    It is the one that stays, or the one that needs the most memory: the block with the most parameters, and the first
+    of equal ones. The backward pass ends at the trained block, so a block in front of others keeps more activations. A
+    block of the output head without embeddings keeps the fewest, and is never chosen.
     """
     found = model_blocks(method, model)
     if method.badam_switch_mode == "fixed":

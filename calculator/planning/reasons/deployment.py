@@ -73,13 +73,15 @@ def _tasks(evaluation: Evaluation) -> Iterator[Reason]:
         yield speaks_for("one_base", f"A task adds {size(evaluation.task_bytes)}{dtype}; {every}.")
         return
     left = f"which leaves {size(-footprint.short_bytes)} for the KV cache of more"
-    yield speaks_for("one_base", f"A task adds {size(evaluation.task_bytes)}{dtype}; {at_once(footprint)}, {left}.")
+    yield speaks_for(
+        "one_base", f"A task adds {size(evaluation.task_bytes)}{dtype}; {task_footprints(footprint)}, {left}."
+    )
     if not evaluation.method.facts.trains_copies:
         yield mixed_batch(evaluation)
     yield from _preferred_does_not_fit(evaluation)
 
 
-def at_once(footprint: MultiAdapterFootprint) -> str:
+def task_footprints(footprint: MultiAdapterFootprint) -> str:
     """Return the footprint of every task in words, with its sum."""
     modules = footprint.tasks * footprint.task_bytes
     return (

@@ -111,7 +111,7 @@ def _wrapped_class_problems(prepared: PreparedModel, wrapped: tuple[str, ...]) -
 
 
 def _way_out(prepared: PreparedModel) -> str:
-    """Return what to set where a class of the model's is missing: the classes of its layers, or another sharding."""
+    """Return the setting that avoids a missing class: the classes of the model's layers, or another sharding."""
     classes = LAYER_CLASSES.get(prepared.model.model_type)
     if classes is None:
         return "use zero3, zero2 or ddp"

@@ -283,7 +283,7 @@ def _child_norms(model: Model) -> list[Module]:
 
 
 def _role(model: Model, norm: str) -> Role:
-    """Return what a norm outside the layers does. BLOOM also has one after its embeddings."""
+    """Return the role of a norm outside the layers. BLOOM also has a norm after its embeddings."""
     return "final_norm" if norm == _child_norms(model)[-1].name else "embeddings_norm"
 
 

@@ -34,7 +34,7 @@ class At(NamedTuple):
 
 
 class Hook(NamedTuple):
-    """A gradient that is ready, and the fullest moment since the previous hook.
+    """A gradient that is ready, and the peak moment since the previous hook.
 
     `gradient` is its number of bytes. They are alive when the gradient is ready, and freed right after that.
     """
@@ -50,15 +50,15 @@ class Stretch:
 
     Attributes:
         hooks: The hooks of the first copy, in order.
-        after: The fullest moment after the hooks, if there is any.
+        after: The peak moment after the hooks, if there is any.
         copies: The numbers of the copies.
         enters: Whether it begins with the moment at which the pass enters a layer.
-        fullest: The fullest moment.
-        kept: The fullest moment if gradients stay alive, and the bytes of the gradients that are ready before it.
+        peak: The peak moment.
+        kept: The peak moment if gradients stay alive, and the bytes of the gradients that are ready before it.
         gradients: The bytes of all gradients.
     """
 
-    __slots__ = ("_back", "_growth", "after", "copies", "enters", "fullest", "gradients", "hooks", "kept")
+    __slots__ = ("_back", "_growth", "after", "copies", "enters", "gradients", "hooks", "kept", "peak")
 
     def __init__(
         self, hooks: list[Hook], after: At | None, copies: range, growth: int, back: int, *, enters: bool
@@ -72,7 +72,7 @@ class Stretch:
             self.gradients += hook.gradient
         if after is not None:
             moments.append((after, self.gradients))
-        self.fullest = max(moments, key=lambda moment: moment[0].bytes)[0]
+        self.peak = max(moments, key=lambda moment: moment[0].bytes)[0]
         self.kept = max(moments, key=lambda moment: moment[0].bytes + moment[1])
 
     def excess_bytes(self, copy: int) -> int:
@@ -169,7 +169,7 @@ class BackwardPass:
         marks = [mark for mark in self._marks if start < mark[0] <= end]
         for position, label, row in (*marks, (end, "", None)):
             ready = self._moment_before(position, copy)
-            most, at = self._fullest(most, at, position, copy), position
+            most, at = self._highest(most, at, position, copy), position
             if row is not None:
                 key = gradient_key(label, self._layer(position, copy) if "*" in label else None)
                 hooks.append(Hook(most or ready, key, self._recording.row_bytes(row), ready))
@@ -185,8 +185,8 @@ class BackwardPass:
         base = self._last if copy == self._copies else self._base
         return At(base[position] + copy * self._growth, position, copy)
 
-    def _fullest(self, most: At | None, start: int, end: int, copy: int) -> At | None:
-        """Return the fullest of a moment and of those after the events between two positions."""
+    def _highest(self, most: At | None, start: int, end: int, copy: int) -> At | None:
+        """Return the peak moment among `most` and the moments after the events between two positions."""
         if end <= start:
             return most
         base = self._last if copy == self._copies else self._base

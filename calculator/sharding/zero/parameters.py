@@ -22,7 +22,7 @@ class Key(NamedTuple):
 
     @property
     def numbered(self) -> Key:
-        """The same with the number in its name, which stands for one parameter then."""
+        """The key with the layer's number in its name instead of `*`. It then stands for one parameter."""
         return Key(self.name.replace("*", str(self.layer)), None)
 
 

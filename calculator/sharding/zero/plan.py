@@ -131,7 +131,7 @@ class Stream:
         return bisect_right(self.elements, self.elements[first] + room) - 1
 
     def between(self, first: int, end: int) -> tuple[At, list[Place]]:
-        """Return the fullest moment during some gradients of the first copy, and the places of these gradients."""
+        """Return the peak moment during some gradients of the first copy, and the places of these gradients."""
         if (first, end) not in self._between:
             most = max((hook.most for hook in self.stretch.hooks[first:end]), key=attrgetter("bytes"))
             self._between[first, end] = most, self._partitions.joined(self.places[first:end])

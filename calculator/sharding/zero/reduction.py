@@ -1,6 +1,6 @@
 """The reduction of gradients in stages 1 and 2. A bucket is filled, reduced, and copied to each rank's partition.
 
-Consecutive gradients that fit into the bucket are added at once, because only their fullest moment counts.
+Consecutive gradients that fit into the bucket are added at once, because only their peak moment counts.
 
 Source: deepspeed/runtime/zero/stage_1_and_2.py, reduce_independent_p_g_buckets_and_remove_grads, average_tensor and
 copy_grads_in_partition.
@@ -49,7 +49,7 @@ class Copy(NamedTuple):
 class Reduction:
     """The reduction in the backward pass of a step's last micro-batch.
 
-    `intervals` has two points for each reduction: the fullest point up to its end, and the point right after it, at
+    `intervals` has two points for each reduction: the peak point up to its end, and the point right after it, at
     which a rank copies the gradients of its partition. `reduced` has, by rank, the last interval before the rank has
     its buffer for these gradients. `large` are the gradients that are larger than the bucket. `copies` has what each
     rank copies to the host. `keeps_line`: whether to store every point, for the peak of each layer.
@@ -100,7 +100,7 @@ class Reduction:
         if stretch.enters:
             self.line.append([])
         if not stretch.hooks or (self._has_bucket and not plan.streams and plan.accumulated):
-            self._note_in(copy, more, stretch.fullest)
+            self._note_in(copy, more, stretch.peak)
         elif not self._has_bucket or (plan.streams and (plan.offloads or plan.accumulated or not stream.is_regular)):
             self._one_by_one(stretch, copy)
         elif plan.streams:
@@ -152,12 +152,12 @@ class Reduction:
             self._note_in(copy, more, stretch.after)
 
     def most_before(self, interval: int) -> Point:
-        """Return the fullest point up to an interval, the first one if several are equal."""
+        """Return the peak point up to an interval, the first one if several are equal."""
         sizes, up_to, _ = self._sizes
         return self.intervals[sizes.index(up_to[interval])]
 
     def most_from(self, interval: int) -> Point | None:
-        """Return the fullest point from an interval on, the first one if several are equal. None after the last one."""
+        """Return the peak point from an interval on, the first one if several are equal. None after the last one."""
         sizes, _, after = self._sizes
         if interval == len(sizes):
             return None
@@ -291,7 +291,7 @@ class Reduction:
             self._open = tuple.__new__(Point, (size, own_at, self._has_bucket, self._large, self._gradient_bytes, 0))
 
     def _note(self, at: At, *, copied: int = 0) -> Point:
-        """Record a moment, and return the fullest point of the interval so far."""
+        """Record a moment, and return the peak point of the interval so far."""
         size = at.bytes + self._bucket_bytes * self._has_bucket + self._large + self._gradient_bytes + copied
         if self._keeps_line:
             self.line[-1].append((len(self.intervals), size))

@@ -334,7 +334,7 @@ class NumberedParameters:
         return self._next >= place
 
     def state(self, placed: PlacedSegment) -> object:
-        """Return what determines what is gathered next. Numbers count from a copy on."""
+        """Return the state that determines what is gathered next. Numbers count from a copy on."""
         first, from_copy, persistent = self._layout.first, placed.from_copy, self._persistent
         gathered = {
             number - (from_copy if number >= first else _OUTSIDE): (*storage,)

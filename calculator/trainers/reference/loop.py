@@ -81,7 +81,7 @@ def _embedding_loss(context: Context, forward: Passes) -> Tensor:
     """Embed each text of the examples with its own forward pass, and return the loss of the embeddings."""
     rows = []
     for number, (ids, mask) in enumerate(context.texts, start=1):
-        hidden_states = forward.again("" if number == len(context.texts) else f"text {number}: ", ids)[0]
+        hidden_states = forward.run_again("" if number == len(context.texts) else f"text {number}: ", ids)[0]
         context.tape.component = "logits_and_loss"
         rows.append(embeddings.mean_of_tokens(hidden_states, mask))
         context.tape.component = "activations"

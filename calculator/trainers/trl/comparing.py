@@ -9,7 +9,7 @@ from calculator.engine import operations as ops
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.trainers.trl import check, routers
 from calculator.trainers.trl.all_logits import all_outputs
-from calculator.trainers.trl.compared import compared, copies_problems, sentence
+from calculator.trainers.trl.reference_model import compared, copies_problems, sentence
 from calculator.trainers.trl.trainer import TrlTrainer
 
 if TYPE_CHECKING:

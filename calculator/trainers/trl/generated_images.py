@@ -35,7 +35,7 @@ _GRID = "image_grid_thw"
 
 
 def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
-    """Yield what is not modeled of images: completions by `generate` on several GPUs, and ZeRO-3."""
+    """Yield settings that are not modeled with images: `generate` on several GPUs, and ZeRO-3."""
     training, sharding = prepared.training, prepared.device.sharding
     if not training.has_images:
         return
@@ -51,7 +51,7 @@ def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
 
 
 def shared_tensors(prepared: Subject) -> list[BatchTensor]:
-    """Return what is one tensor for all micro-batches: a shuffle copies it, and each micro-batch has a part of it."""
+    """Return the tensors that all micro-batches share. A shuffle copies them. Each micro-batch reads a part of each."""
     if not prepared.training.has_images:
         return []
     whole = _whole(prepared)
@@ -60,7 +60,7 @@ def shared_tensors(prepared: Subject) -> list[BatchTensor]:
 
 
 def copied_tensors(prepared: Subject) -> list[BatchTensor]:
-    """Return what each micro-batch has a copy of, joined from the images of its rows."""
+    """Return the tensors of which each micro-batch has a copy, joined from the images of its rows."""
     if not prepared.training.has_images:
         return []
     own = tensors(prepared, prepared.training)
@@ -69,7 +69,7 @@ def copied_tensors(prepared: Subject) -> list[BatchTensor]:
 
 
 def processed(context: Context) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Return what the processor makes of the prompts: what is split by images, what is shuffled, and the rest.
+    """Return the processor's tensors for the prompts: those split by images, those that are shuffled, and the others.
 
     Tensors with a number for each token are extended to the completions, and then shuffled.
     """
@@ -93,7 +93,7 @@ def processed(context: Context) -> tuple[list[Tensor], list[Tensor], list[Tensor
 
 
 def counted(context: Context, rows: int) -> list[Tensor]:
-    """Return what says which pixels are those of which rows, while the model runs on some of these `rows`."""
+    """Return the tensors that map pixels to rows, while the model runs on some of these `rows`."""
     tape, images = context.tape, context.training.images
     if images is None or _GRID not in [name for name, _, _ in image_batch.tensors(context.model, context.training)]:
         return []

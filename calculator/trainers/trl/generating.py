@@ -58,7 +58,7 @@ class GeneratingTrainer(ComparingTrainer):
             yield from generated.cache_problems(prepared.model, prepared.training)
         yield from generated_images.problems(prepared, label)
 
-    def least(self, name: str, training: Training) -> int:
+    def smallest_size(self, name: str, training: Training) -> int:
         """Return the smallest value of a size setting that the trainer accepts.
 
         A step has at least two completions of a prompt. A sequence has at least a token of a prompt and the completion.
@@ -178,7 +178,7 @@ class GeneratingTrainer(ComparingTrainer):
         )
 
     def _scored(self, prepared: Subject, rows: int) -> list[tuple[str, Shape, DType]]:
-        """Return what is kept of a step's generation batch in addition to its tokens."""
+        """Return the tensors of a step's generation batch that are kept in addition to its tokens."""
         return [("advantages", (rows,), "float32"), *self.scores(prepared), *generated_images.shared_tensors(prepared)]
 
     def generation(self, training: Training) -> GenerationBatch | None:

@@ -79,7 +79,7 @@ _TIMING = (
 
 
 def sentences(prepared: Subject) -> list[str]:
-    """Return what an answer says about offloaded activations."""
+    """Return the sentences of an answer about offloaded activations."""
     if saves_inputs_only(prepared):
         return [_OFFLOADED.format(saved=_CHECKPOINTED), _TIMING]
     saved = _REENTRANT if prepared.training.gradient_checkpointing else _NOT_CHECKPOINTED
@@ -165,7 +165,7 @@ def _trains_head(prepared: Subject) -> bool:
 
 
 def _unknown_views(prepared: Subject) -> str | None:
-    """Return what saves views of weights that are not modeled, or None."""
+    """Return, in words, the part of a run that saves views of weights which are not modeled, or None."""
     method = prepared.method
     if "experts" in prepared.model.kinds:
         return "models with experts"
@@ -175,7 +175,7 @@ def _unknown_views(prepared: Subject) -> str | None:
 
 
 def _unknown_layouts(prepared: Subject) -> str | None:
-    """Return what saves tensors in layouts that are not modeled, or None."""
+    """Return, in words, the part of a run that saves tensors in layouts which are not modeled, or None."""
     model, method = prepared.model, prepared.method
     if any(layer.kind.attention in (*RECURRENT_TYPES, "hybrid") for layer in model.decoder.layers):
         return "layers without attention"

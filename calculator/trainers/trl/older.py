@@ -8,7 +8,7 @@ from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.stack.releases import dotted, listed, release
 from calculator.stack.trainers import OLDER_TRAINERS
-from calculator.trainers.trl_sft.eras import needed
+from calculator.trainers.trl_sft.releases import needed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,10 @@ _RETURNED: dict[LayerOutputs, str] = {
 
 
 def sentences(prepared: Subject, returned: LayerOutputs | None) -> Iterator[str]:
-    """Yield what an older release computes and keeps. `returned` are the tensors of layers that the model returns."""
+    """Yield sentences on the tensors that an older release computes and keeps.
+
+    `returned` are the tensors of layers that the model returns.
+    """
     computed = _SENTENCES.get(prepared.training.trainer or "")
     if computed is not None:
         yield f"TRL {prepared.stack.trl} {computed}."
@@ -70,7 +73,7 @@ def named(trainer: str | None) -> str:
 
 
 def problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
-    """Yield what is not modeled of an older release."""
+    """Yield settings of an older release that are not modeled."""
     training, stack = prepared.training, prepared.stack
     trainer, version = f"{facts.label.removeprefix('TRL ')} of TRL {stack.trl}", release(stack.transformers)[:2]
     first = max(needed(stack), FIRST)

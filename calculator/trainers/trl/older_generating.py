@@ -22,7 +22,7 @@ from calculator.stack.verified import passes_problems
 from calculator.trainers.transformers.loop import in_float32
 from calculator.trainers.trl import generated, qlora
 from calculator.trainers.trl.trainer import in_4_bits
-from calculator.trainers.trl_sft.eras import ENTROPY_OF_ROWS
+from calculator.trainers.trl_sft.releases import ENTROPY_OF_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +85,7 @@ OTHER_LOSSES = ("cispo", "sapo", "luspo", "vespo")
 
 
 def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
-    """Yield what is not modeled of a generating trainer in an older release."""
+    """Yield settings of a generating trainer in an older release that are not modeled."""
     training, stack, model = prepared.training, prepared.stack, prepared.model
     trainer = f"{trainer} of TRL {stack.trl}"
     slides = any(layer.kind.attention == "sliding_attention" for layer, _ in model.decoder.distinct)
@@ -145,7 +145,7 @@ def _before_steps(training: Training, stack: StackVersions, trainer: str) -> Ite
 
 
 def sentences(prepared: Subject, *, scores: bool) -> Iterator[str]:
-    """Yield what an older release computes and keeps. `scores`: whether there is a reference."""
+    """Yield sentences on the tensors of an older release. `scores`: whether there is a reference."""
     stack = prepared.stack
     computed = "log-probabilities and entropies" if logs_entropy(stack) else "log-probabilities"
     yield (

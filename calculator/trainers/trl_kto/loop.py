@@ -62,14 +62,14 @@ class TrlKto(ComparingTrainer):
             yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
         if self.is_older(prepared.stack):
             yield from older.problems(prepared, estimates_kl=_estimates_kl(training))
-        if training.micro_batch_size < self.least("micro_batch_size", training):
+        if training.micro_batch_size < self.smallest_size("micro_batch_size", training):
             message = (
                 "the loss kto pairs each prompt with another row's completion: "
                 "use at least 2, or the loss_type apo_zero_unpaired"
             )
             yield Problem(loc="training.micro_batch_size", msg=message, input=1)
 
-    def least(self, name: str, training: Training) -> int:
+    def smallest_size(self, name: str, training: Training) -> int:
         """Return 2 rows if the loss pairs each prompt with the completion of another row."""
         return 2 if name == "micro_batch_size" and _estimates_kl(training) else 1
 

@@ -16,7 +16,7 @@ from calculator.layers.classification import ScoredSequences
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.transformers.loop import Transformers, in_float32
 from calculator.trainers.trl import qlora
-from calculator.trainers.trl.compared import BY_PEFT
+from calculator.trainers.trl.reference_model import BY_PEFT
 from calculator.trainers.trl.trainer import TrlTrainer, in_4_bits
 from calculator.trainers.trl_reward import older
 from calculator.trainers.trl_reward.facts import FACTS, STEP, STEP_BEFORE_0_24

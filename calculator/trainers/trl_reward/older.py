@@ -82,7 +82,7 @@ def _scores(context: Context, forward: Passes, name: str) -> Tensor:
     tape, dtype = context.tape, context.training.autocast
     ids = Tensor(tape, None, (context.batch, context.length), "int64", None)
     with autocast.region(tape, dtype):
-        scores, outputs = forward.again(name, ids)
+        scores, outputs = forward.run_again(name, ids)
     del scores
     scores = outputs.pop()
     tape.scope, tape.component = "loss: ", "logits_and_loss"

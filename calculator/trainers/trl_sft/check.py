@@ -10,7 +10,8 @@ from calculator.stack.releases import dotted, is_older, release
 from calculator.stack.renamed import older_head
 from calculator.trainers import flattened
 from calculator.trainers.trl import check, routers
-from calculator.trainers.trl_sft.eras import (
+from calculator.trainers.trl_sft.facts import FACTS
+from calculator.trainers.trl_sft.releases import (
     CHUNKED,
     FLATTENS,
     FUSED,
@@ -27,7 +28,6 @@ from calculator.trainers.trl_sft.eras import (
     loss_of,
     needed,
 )
-from calculator.trainers.trl_sft.facts import FACTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,8 @@ from calculator.trainers.resident import SEQ_IDX
 from calculator.trainers.transformers.loop import Transformers, num_items
 from calculator.trainers.trl import qlora, routers
 from calculator.trainers.trl_sft import check, sentences
-from calculator.trainers.trl_sft.eras import (
+from calculator.trainers.trl_sft.facts import FACTS
+from calculator.trainers.trl_sft.releases import (
     FUSED,
     chooses_reentrance,
     copies_mask,
@@ -30,7 +31,6 @@ from calculator.trainers.trl_sft.eras import (
     loss_of,
     shifts_first,
 )
-from calculator.trainers.trl_sft.facts import FACTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

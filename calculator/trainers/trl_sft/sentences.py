@@ -9,7 +9,7 @@ from calculator.layers.trl.chunked_nll import CHUNK_SIZE
 from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
 from calculator.stack.releases import release
 from calculator.trainers.trl import qlora, sentences
-from calculator.trainers.trl_sft.eras import BOUNDS, OWN_LOSS, logs_entropy, loss_of
+from calculator.trainers.trl_sft.releases import BOUNDS, OWN_LOSS, logs_entropy, loss_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

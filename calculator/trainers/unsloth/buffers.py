@@ -14,10 +14,10 @@ from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE
 from calculator.resident.quantization import Quantization
 from calculator.resident.tensor import ResidentTensor
-from calculator.trainers.unsloth.eras import is_rewritten
 from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES, has_rows
 from calculator.trainers.unsloth.modules import MLP, OUTPUT, QKV
 from calculator.trainers.unsloth.products import FACTORS
+from calculator.trainers.unsloth.releases import is_rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,8 @@ from calculator.common.errors import Problem
 from calculator.methods.lora.method import LoRA
 from calculator.resident.quantization import Quantization
 from calculator.stack.changes import CHANGES, older_behavior
-from calculator.trainers.unsloth.eras import (
+from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
+from calculator.trainers.unsloth.releases import (
     COMPILES_LAYERS,
     FLOAT32_PRODUCTS,
     PREFERS_SDPA,
@@ -16,7 +17,6 @@ from calculator.trainers.unsloth.eras import (
     is_rewritten,
     torch_is,
 )
-from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ def problems(prepared: Subject) -> Iterator[Problem]:
 
 
 def _older(prepared: Subject) -> Iterator[Problem]:
-    """Yield what releases before 2026.10 do not have."""
+    """Yield settings that releases before 2026.10 do not have."""
     tokens = prepared.training.completion_tokens
     if tokens is not None:
         message = (
@@ -76,7 +76,7 @@ def _older(prepared: Subject) -> Iterator[Problem]:
 
 
 def _rewritten(prepared: Subject) -> Iterator[Problem]:
-    """Yield what is not modeled of 2026.10, and the releases of PyTorch that it refuses.
+    """Yield settings of 2026.10 that are not modeled, and the releases of PyTorch that it refuses.
 
     Source: unsloth/models/llama.py, _legacy_block_compile; unsloth/utils/attention_dispatch.py, _sdpa_packed_segments.
     """

@@ -6,7 +6,7 @@ from calculator.trainers.facts import TrainerDefault
 from calculator.trainers.transformers.facts import FACTS as TRANSFORMERS
 from calculator.trainers.transformers.facts import OPTIMIZER
 
-#: The newest release that was read, with its unsloth_zoo. Unsloth 2026.8.13 is known too (`eras.py`).
+#: The newest release that was read, with its unsloth_zoo. Unsloth 2026.8.13 is known too (`releases.py`).
 SOURCE = "unsloth 2026.10.9"
 
 SUMMARY = (

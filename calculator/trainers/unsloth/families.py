@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calculator.trainers.unsloth.eras import is_rewritten
+from calculator.trainers.unsloth.releases import is_rewritten
 
 if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnslothFamily:
-    """What differs from Llama in a family that Unsloth patches.
+    """The differences from Llama in a family that Unsloth patches.
 
     `head_norms`: whether each head of queries and keys has a norm. `copied_gradients`: whether a norm's gradient is a
     new tensor, because the weight's offset of one makes it a kernel of its own. `float32_tables`: whether the tables of

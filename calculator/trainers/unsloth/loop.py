@@ -12,13 +12,13 @@ from calculator.architecture.dimension import named
 from calculator.families import forward_of
 from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.unsloth import buffers, check, sentences
-from calculator.trainers.unsloth.eras import is_rewritten
 from calculator.trainers.unsloth.facts import FACTS
 from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES, has_rows
 from calculator.trainers.unsloth.forward import patched
 from calculator.trainers.unsloth.frequencies import with_frequencies
 from calculator.trainers.unsloth.labeled_loss import labeled_loss
 from calculator.trainers.unsloth.loss import fused_loss
+from calculator.trainers.unsloth.releases import is_rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -16,9 +16,9 @@ from calculator.layers.attention import repeat_kv
 from calculator.layers.kernels import Samples, flash
 from calculator.layers.liger.norms import rms_norm
 from calculator.layers.self_attention import split_heads
-from calculator.trainers.unsloth.eras import PREFERS_SDPA, torch_is
 from calculator.trainers.unsloth.functions import lora_mlp, lora_qkv, lora_w
 from calculator.trainers.unsloth.products import is_fused
+from calculator.trainers.unsloth.releases import PREFERS_SDPA, torch_is
 from calculator.trainers.unsloth.rotation import normed_and_rotated, norms_fuse, rotated, rotated_in_place
 from calculator.trainers.unsloth.segments import segments
 

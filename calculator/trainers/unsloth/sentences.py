@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.trainers.unsloth.buffers import offloads, offloads_modules
-from calculator.trainers.unsloth.eras import COMPILES_LAYERS, is_rewritten, torch_is
 from calculator.trainers.unsloth.families import has_rows
+from calculator.trainers.unsloth.releases import COMPILES_LAYERS, is_rewritten, torch_is
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

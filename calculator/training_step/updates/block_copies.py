@@ -39,7 +39,7 @@ def temporaries(
     drops_states: bool,
     kernels: Kernels,
 ) -> Moment:
-    """Return what is alive at the peak of the step besides weights, copies and kept states, with the gradients.
+    """Return the tensors at the peak of the step, gradients included. Weights, copies and kept states do not count.
 
     `trained` are the block's parameters in order. `drops_states` means that each step changes the block: it creates and
     drops the states. For the other arguments, see `optimizer_step.temporaries`.
@@ -114,7 +114,7 @@ def _written_back(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
 
 
 def _changes(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
-    """Yield the new copies as they come to be, while the old copies and states are alive.
+    """Yield the new copies one by one as they are allocated, while the old copies and states are alive.
 
     The next block is one of the same size. `clone().float()` copies a half-precision parameter twice.
     """

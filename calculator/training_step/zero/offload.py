@@ -45,8 +45,8 @@ class OffloadedPeaks(FlatPeaks):
         """Return the number of norms, which is all that ranks differ by outside the backward pass."""
         return len(self._reduction.copies.get(number, ()))
 
-    def _fullest_point(self, number: int, share: _Share) -> PeakPoint:  # noqa: ARG002
-        """Return the fullest point of a rank in the backward pass, with the norms and copies that are alive there."""
+    def _peak_point(self, number: int, share: _Share) -> PeakPoint:  # noqa: ARG002
+        """Return the peak point of a rank in the backward pass, with the norms and copies that are alive there."""
         points = self._points(number)
         return max(((point.bytes + _bytes(alive), point, alive) for point, alive in points), key=itemgetter(0))
 
@@ -71,8 +71,8 @@ class OffloadedPeaks(FlatPeaks):
 
     @property
     def in_backward(self) -> tuple[ResidentTensors, ...]:
-        """The tensors of the fullest rank in the backward pass, with all norms and the largest float64 copy."""
-        copies = self._reduction.copies.get(self.fullest.number, ())
+        """The tensors of the peak rank in the backward pass, with all norms and the largest float64 copy."""
+        copies = self._reduction.copies.get(self.peak_rank.number, ())
         largest = max((copy.elements for copy in copies), default=0)
         copied = (_in_float64(largest),) if largest else ()
         return (*super().in_backward, *_norms(len(copies)), *copied)
@@ -98,8 +98,8 @@ class OffloadedPeaks(FlatPeaks):
             yield start, end, _bytes_before(large, start)
 
     def line(self) -> list[int]:
-        """Return the fullest rank's peak in each part of the backward pass: head, layers, code before layers."""
-        number = self.fullest.number
+        """Return the peak in each part of the backward pass (head, layers, code before) on the peak rank."""
+        number = self.peak_rank.number
         copies, kept = self._reduction.copies.get(number, []), [*self._earlier_intervals(number)]
         large = self._large.get(number, [])
         shared = sum(tensor.bytes for tensor in self._kept)

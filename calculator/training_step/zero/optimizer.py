@@ -41,13 +41,13 @@ class OptimizerStep:
     def __init__(self, state: FlatState, rank: int, gradients: tuple[ResidentTensor, ...]) -> None:
         self._state, self._gradients, self._last = state, gradients, state.last_reduced(rank)
         #: By group: the number of gradients in the partition, and the index and elements of the gradient whose float64
-        #: copy is alive at the fullest moment.
+        #: copy is alive at the peak moment.
         self._owned = [(owned.parameters, owned.largest) for owned in state.owned[rank]]
         #: By group: the zeros that replace gradients, and the zeros that pad the partition.
         self._zeros, self._padding = state.zeros_of(rank), state.padding_of(rank)
 
     @property
-    def fullest(self) -> Alive:
+    def at_peak(self) -> Alive:
         """The tensors alive at the moment with the most bytes."""
         return max(self._moments(), key=_bytes)
 

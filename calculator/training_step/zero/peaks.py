@@ -1,4 +1,4 @@
-"""The peaks of a step under stages 1 and 2, on each rank and on the fullest one."""
+"""The peaks of a step under stages 1 and 2, on each rank and on the peak rank: the rank with the highest peak."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PHASES: tuple[PhaseName, ...] = ("forward", "backward", "optimizer_step")
 class Rank(NamedTuple):
     """One rank's tensors in the passes and in the optimizer's step, in addition to what stays on every rank.
 
-    `accumulated` are the tensors that earlier micro-batches of the step left. `point` is the fullest point of the
+    `accumulated` are the tensors that earlier micro-batches of the step left. `point` is the peak point of the
     backward pass, and `backward` are the tensors there. `peaks` are the bytes of the peak in each of PHASES.
     """
 
@@ -60,15 +60,15 @@ class _Alive(NamedTuple):
 
 
 class _Share(NamedTuple):
-    """What a rank has that follows from what it owns.
+    """The tensors of a rank that follow from the parameters that it owns.
 
     Attributes:
         accumulated: The tensors that earlier micro-batches of the step left for the forward pass.
-        forward: The bytes of the fullest moment of the forward pass.
+        forward: The bytes of the peak moment of the forward pass.
         earlier: The tensors that earlier micro-batches left for the backward pass.
         own: The gradients of its partition.
         reduced: The gradients after the last reduction.
-        step: The tensors at the fullest moment of the optimizer's step.
+        step: The tensors at the peak moment of the optimizer's step.
     """
 
     accumulated: tuple[ResidentTensors, ...]
@@ -80,7 +80,7 @@ class _Share(NamedTuple):
 
 
 class _ForwardPass(NamedTuple):
-    """The fullest moment of a forward pass, and the gradients that earlier micro-batches left."""
+    """The peak moment of a forward pass, and the gradients that earlier micro-batches left."""
 
     recording: Recording
     moment: Moment
@@ -102,7 +102,7 @@ class _ForwardPass(NamedTuple):
         return self.moment.bytes + _bytes(self.accumulated)
 
 
-#: The bytes at a rank's fullest point in the backward pass, the point, and the gradients of its partition there.
+#: The bytes at a rank's peak point in the backward pass, the point, and the gradients of its partition there.
 PeakPoint = tuple[int, Point, tuple["ResidentTensors", ...]]
 
 
@@ -115,7 +115,7 @@ _NOTHING = _Alive((), 0)
 
 
 class FlatPeaks:
-    """The peaks of a step on each rank, and on the fullest rank.
+    """The peaks of a step on each rank, and on the peak rank.
 
     `left` is what the step leaves alive, without gradients. `carried` is the part of it that lives until the next
     forward pass ends. `own` are the tensors that the training loop keeps. `first` is the first of several
@@ -146,7 +146,7 @@ class FlatPeaks:
         for gradient in self._reduction.kept_large:
             for number in gradient.ranks:
                 self._large.setdefault(number, []).append(gradient)
-        self._fullest_points: dict[tuple[Hashable, ...], PeakPoint] = {}
+        self._peak_points: dict[tuple[Hashable, ...], PeakPoint] = {}
         self._earlier = None if state.earlier_plan is None else Reduction(state.earlier_plan).earlier(self._passed)
         self._forward = _ForwardPass.from_micro_batch(MicroBatchRun(run, recording))
         self._first = _ForwardPass.from_micro_batch(first) if first is not None else None
@@ -154,7 +154,7 @@ class FlatPeaks:
     def _rank(self, number: int) -> Rank:
         """Return the memory of one rank."""
         share = self._share(number)
-        most, point, added = self._fullest_point(number, share)
+        most, point, added = self._peak_point(number, share)
         peaks = share.forward, self._always[1] + share.earlier.bytes + most, self._always[2] + share.step.bytes
         return Rank(number, share.accumulated, (*share.earlier.tensors, *added), point, share.step.tensors, peaks)
 
@@ -166,7 +166,7 @@ class FlatPeaks:
             (own, _), accumulated = state.gradients_of(number), state.accumulated_by(number)
             self._shares[alike] = _Share(
                 accumulated,
-                self._always[0] + max(self._fullest_forward(accumulated).bytes, self._fetching),
+                self._always[0] + max(self._peak_forward(accumulated).bytes, self._fetching),
                 _Alive.total(state.partition_of_earlier(number)),
                 _Alive.total(own),
                 _Alive.total(state.reduced_on(number)),
@@ -175,42 +175,42 @@ class FlatPeaks:
         return self._shares[alike]
 
     def _equivalence_key(self, number: int) -> Hashable:
-        """Return what determines a rank's share."""
+        """Return the key of a rank's share: ranks with equal keys have equal shares."""
         return self._state.equivalence_keys[number]
 
     def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
-        """Return the live tensors of a rank at the fullest moment of the optimizer's step."""
+        """Return the live tensors of a rank at the peak moment of the optimizer's step."""
         steps, alike = self._state.steps, self._equivalence_key(number)
         if alike not in steps:
-            steps[alike] = OptimizerStep(self._state, number, gradients).fullest
+            steps[alike] = OptimizerStep(self._state, number, gradients).at_peak
         return steps[alike]
 
-    def _fullest_point(self, number: int, share: _Share) -> PeakPoint:
-        """Return the fullest point of a rank in the backward pass, the first one if several are equal.
+    def _peak_point(self, number: int, share: _Share) -> PeakPoint:
+        """Return the peak point of a rank in the backward pass, the first one if several are equal.
 
-        Ranks that are alike have the same one if the fullest points before and after they get their buffers are.
+        Ranks that are equal have the same one if the peak points before and after they get their buffers are.
         """
         reduction = self._reduction
         first = reduction.reduced.get(number, len(reduction.intervals) - 1)
         large = self._large.get(number)
         if large is not None:
-            return self._fullest_of([*self._between_large(large, first, share.own)], large, share)
+            return self._highest_point([*self._between_large(large, first, share.own)], large, share)
         before, after = reduction.most_before(first), reduction.most_from(first + 1)
         key = id(share), id(before), id(after)
-        if key not in self._fullest_points:
+        if key not in self._peak_points:
             points = [(before, _NOTHING)] if after is None else [(before, _NOTHING), (after, share.own)]
-            self._fullest_points[key] = self._fullest_of(points, [], share)
-        return self._fullest_points[key]
+            self._peak_points[key] = self._highest_point(points, [], share)
+        return self._peak_points[key]
 
-    def _fullest_of(self, points: list[tuple[Point, _Alive]], large: list[Large], share: _Share) -> PeakPoint:
-        """Return the fullest of some points, of an earlier micro-batch, and of the end of the backward pass."""
+    def _highest_point(self, points: list[tuple[Point, _Alive]], large: list[Large], share: _Share) -> PeakPoint:
+        """Return the peak point of some points, of an earlier micro-batch, and of the end of the backward pass."""
         earlier = [] if self._earlier is None else [(self._earlier.intervals[0], _NOTHING)]
         every = (*earlier, *points, (self._done(large), share.reduced))
         found = [(point.bytes + alive.bytes, point, alive.tensors) for point, alive in every]
         return max(found, key=itemgetter(0))
 
     def _between_large(self, large: list[Large], first: int, own: _Alive) -> Iterator[tuple[Point, _Alive]]:
-        """Yield the fullest point of each time between two of which the rank frees a large gradient."""
+        """Yield the peak point of each time between two of which the rank frees a large gradient."""
         intervals = self._reduction.intervals
         cuts = sorted({0, first + 1, len(intervals), *(gradient.interval + 1 for gradient in large)})
         for start, end in pairwise(cuts):
@@ -254,7 +254,7 @@ class FlatPeaks:
         return [max(rank.peaks) for rank in self.ranks]
 
     @cached_property
-    def fullest(self) -> Rank:
+    def peak_rank(self) -> Rank:
         """The rank with the highest peak, the first one if several have it."""
         return self.ranks[self._highest.index(max(self._highest))]
 
@@ -264,8 +264,8 @@ class FlatPeaks:
         return max(self._highest) - min(self._highest)
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
-        """Return the peaks of the forward pass, the backward pass and the optimizer step of the fullest rank."""
-        rank = self.fullest
+        """Return the peaks of the forward pass, the backward pass and the optimizer step of the peak rank."""
+        rank = self.peak_rank
         return self._forward_peak(rank), self._backward_peak(rank), self._step_peak(rank)
 
     @property
@@ -290,17 +290,17 @@ class FlatPeaks:
 
     @property
     def in_backward(self) -> tuple[ResidentTensors, ...]:
-        """The tensors of the fullest rank in the backward pass, in addition to what it keeps and the pass itself."""
-        point, intervals = self.fullest.point, self._reduction.intervals
+        """The tensors of the peak rank in the backward pass, in addition to what it keeps and the pass itself."""
+        point, intervals = self.peak_rank.point, self._reduction.intervals
         copied, large, separate = (max(map(attrgetter(name), intervals)) for name in ("copied", "large", "separate"))
         most = point._replace(has_bucket=True, copied=copied, large=large, separate=separate)
-        gradients, zeros = self._state.gradients_of(self.fullest.number)
-        earlier = self._state.partition_of_earlier(self.fullest.number)
+        gradients, zeros = self._state.gradients_of(self.peak_rank.number)
+        earlier = self._state.partition_of_earlier(self.peak_rank.number)
         return (*gradients, *zeros, *earlier, *self._state.reducing(most))
 
     def line(self) -> list[int]:
-        """Return the fullest rank's peak in each part of the backward pass: head, layers, code before layers."""
-        number = self.fullest.number
+        """Return the peak in each part of the backward pass (head, layers, code before) on the peak rank."""
+        number = self.peak_rank.number
         gradient_bytes = _bytes(self._state.gradients_of(number)[0])
         first = self._reduction.reduced.get(number, 0)
         freed = {gradient.interval: gradient.bytes for gradient in self._large.get(number, [])}
@@ -326,7 +326,7 @@ class FlatPeaks:
 
     @cached_property
     def _earlier_line(self) -> list[list[tuple[int, int]]]:
-        """The same of an earlier micro-batch."""
+        """The interval and the bytes of every point of an earlier micro-batch, in each part of the backward pass."""
         earlier = self._state.earlier_plan
         return [] if earlier is None else Reduction(earlier, keeps_line=True).earlier(self._passed).line
 
@@ -334,13 +334,13 @@ class FlatPeaks:
         """Return the name of the row of the last event before a position of the tape."""
         return self._recording.operation(position)
 
-    def _fullest_forward(self, accumulated: tuple[ResidentTensors, ...]) -> _ForwardPass:
-        """Return the fullest forward pass of a step: the last, with what earlier micro-batches left, or the first."""
+    def _peak_forward(self, accumulated: tuple[ResidentTensors, ...]) -> _ForwardPass:
+        """Return the forward pass with the highest peak: the last, with what earlier ones left, or the first."""
         last = self._forward.with_accumulated(accumulated)
         return last if self._first is None else max(last, self._first, key=_SIZE)
 
     def _forward_peak(self, rank: Rank) -> Peak:
-        found, carried = self._fullest_forward(rank.accumulated), self._carried
+        found, carried = self._peak_forward(rank.accumulated), self._carried
         state = (*self._kept, *found.accumulated)
         throughout = _bytes(state) + carried.bytes
         return Peak(

@@ -70,13 +70,13 @@ class PartitionedEvaluation:
         return gathering.batches([*self._before, tape], self._count)
 
 
-def fullest_of(recording: Recording, batches: Sequence[Batch]) -> tuple[Moment, int]:
-    """Return the fullest moment of a pass over some batches, and the bytes that are gathered at that moment."""
-    return max((fullest(recording, batch) for batch in batches), key=lambda found: found[0].bytes)
+def peak_of_batches(recording: Recording, batches: Sequence[Batch]) -> tuple[Moment, int]:
+    """Return the peak moment of a pass over some batches, and the bytes that are gathered at that moment."""
+    return max((peak_of_batch(recording, batch) for batch in batches), key=lambda found: found[0].bytes)
 
 
-def fullest(recording: Recording, batch: Batch) -> tuple[Moment, int]:
-    """Return the fullest moment of a batch, and the bytes that are gathered at that moment."""
+def peak_of_batch(recording: Recording, batch: Batch) -> tuple[Moment, int]:
+    """Return the peak moment of a batch, and the bytes that are gathered at that moment."""
     alive = [0, *accumulate(recording.curve.changes)]
     at, gathered = 0, batch.found
     most = event = gathered_then = 0

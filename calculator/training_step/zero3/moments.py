@@ -1,4 +1,4 @@
-"""Moments of a step under stage 3, of which the fullest are its peaks."""
+"""Moments of a step under stage 3, of which those with the most bytes are its peaks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Repeats = tuple[int, ...]
 
 
 class PeakMoment(NamedTuple):
-    """The fullest moment of a phase: its total bytes, its position, and the bytes that stage 3 adds.
+    """The peak moment of a phase: its total bytes, its position, and the bytes that stage 3 adds.
 
     `in_first` is whether it is in a first micro-batch that does more than the others, and `missing` what does not exist
     yet of what is on its tape.

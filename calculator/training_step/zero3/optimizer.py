@@ -32,7 +32,7 @@ OFFLOADED_SCALARS = 6
 Alive = tuple["ResidentTensors", ...]
 
 
-def fullest(state: PartitionedState, gathered: int, kept: int, persistent: int) -> Alive:
+def step_peak(state: PartitionedState, gathered: int, kept: int, persistent: int) -> Alive:
     """Return the tensors alive at the moment with the most bytes.
 
     `gathered` are the bytes that the passes left gathered, `kept` the part of them that stays, and `persistent` the

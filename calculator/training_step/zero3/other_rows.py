@@ -1,4 +1,4 @@
-"""What the passes over other rows have left while a trainer scores the completions of all micro-batches.
+"""The tensors that passes over other rows leave while a trainer scores the completions of all micro-batches.
 
 The last pass is interpreted. In an earlier one, the log-probabilities of later rows do not exist yet, and in the first
 one no outputs of another.

@@ -1,4 +1,4 @@
-"""The fullest moments of a step under stage 3.
+"""The peak moments of a step under stage 3.
 
 They include the micro-batch's own tensors, the gathered weights, and the buffers of the reduction.
 """
@@ -34,7 +34,7 @@ _MOST, _GRADIENT = itemgetter(1), itemgetter(3)
 class Passes:
     """The micro-batches of a step in the steady state. `first` is the first one where it does more than the others.
 
-    `keeps_moments`: whether to store all moments, for the peak of each layer, or only the fullest ones.
+    `keeps_moments`: whether to store all moments, for the peak of each layer, or only the peak moments.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class Passes:
         self._period = gathering.followed.period
         self._reducing = Live()
         self._bucket = Bucket(sizes, self._reducing, dtype)
-        #: The fullest moments of the forward and the backward pass.
+        #: The peak moments of the forward and the backward pass.
         self.forward = self.backward = EMPTY
-        #: The micro-batches that are alike.
+        #: The micro-batches that are equal.
         self.batches: list[Batch] = []
         self._repeats: Repeats = ()
         self._first: First | None = None
         #: What does not exist yet in a segment, and its bytes.
         self._missing: StorageCounts | None = None
         self._less = 0
-        #: The fullest moments of ranges of events, which all copies share: a position, an event, and the bytes.
-        self._fullest: dict[tuple[int, int, int], list[tuple[int, int, int]]] = {}
+        #: The peak moments of ranges of events, which all copies share: a position, an event, and the bytes.
+        self._peaks_by_range: dict[tuple[int, int, int], list[tuple[int, int, int]]] = {}
         #: The same for the events of segments, by their positions.
         self._known_events: dict[
             tuple[int, int, int, tuple[int, ...]], tuple[list[tuple[int, int]], list[int], list[int]]
@@ -105,7 +105,7 @@ class Passes:
         if not (self._keeps_moments or has_backward) and self._read_if_fitting(track):
             return
         if not (self._keeps_moments or segment.skipped or has_backward):
-            self._read_fullest(track.whole)
+            self._read_peaks(track.whole)
             return
         readings = [*self._readings(track.whole)]
         for reading in readings:
@@ -134,16 +134,16 @@ class Passes:
         curve, repeats = self._curve, track.segment.repeats
         base = curve.of(repeats)
         gathered = max([track.before, *map(_MOST, track.moments)])
-        ((_, _, size),) = self._fullest_in(base, start + 1, end + 1)
+        ((_, _, size),) = self._peak_moments(base, start + 1, end + 1)
         bound = size + gathered + track.more + curve.added(repeats)
         is_forward = end <= self._program.backward
-        fullest = self.forward if is_forward else self.backward
-        if bound > fullest.bytes and not (is_forward and bound < self._least):
+        highest = self.forward if is_forward else self.backward
+        if bound > highest.bytes and not (is_forward and bound < self._least):
             self._read_at_once(track)
         return True
 
     def _read_at_once(self, track: Track) -> None:
-        """Read the fullest moment of a segment whose gradients fit the bucket."""
+        """Read the peak moment of a segment whose gradients fit the bucket."""
         # Where only a gradient is ready, no moment is fuller than one before it.
         moments = [moment for moment in track.moments if moment[3] is None]
         positions, mosts, afters, *_ = zip(*moments, strict=True) if moments else ((), (), ())
@@ -163,7 +163,7 @@ class Passes:
     def _at_events(
         self, positions: tuple[int, ...], base: Sequence[int], segment: Segment
     ) -> tuple[list[tuple[int, int]], list[int], list[int]]:
-        """Return the fullest moments between events, with the bytes there, and the bytes at the events.
+        """Return the peak moments between events, with the bytes there, and the bytes at the events.
 
         Copies that gather at the same events share them.
         """
@@ -171,12 +171,14 @@ class Passes:
         known = self._known_events.get(key)
         if known is None:
             freed, at = self._curve.freed, segment.start
-            found, sizes, ranges, of = [], [], self._fullest, id(base)
+            found, sizes, ranges, of = [], [], self._peaks_by_range, id(base)
             for position in (*positions, segment.end):
                 event, size = position, -1 << 80  # there is no event in between
                 if position > at:
                     own = of, at + 1, position + 1
-                    ((_, event, size),) = ranges[own] if own in ranges else self._fullest_in(base, at + 1, position + 1)
+                    ((_, event, size),) = (
+                        ranges[own] if own in ranges else self._peak_moments(base, at + 1, position + 1)
+                    )
                     at = position
                 found.append((position, event))
                 sizes.append(size)
@@ -184,46 +186,46 @@ class Passes:
             self._known_events[key] = known
         return known
 
-    def _read_fullest(self, track: Track) -> None:
-        """Read the gradients of a segment, and the fullest moments before, between and after them."""
+    def _read_peaks(self, track: Track) -> None:
+        """Read the gradients of a segment, and the peak moments before, between and after them."""
         curve, repeats = self._curve, track.segment.repeats
         added, base, freed = curve.added(repeats), curve.of(repeats), curve.freed
         at, gathered = track.segment.start, track.before
-        most, fullest, known, of = -1, (0, 0, 0), self._fullest, id(base)
+        most, highest, known, of = -1, (0, 0, 0), self._peaks_by_range, id(base)
         for position, own, after, gradient, is_event, _ in track.moments:
             if position > at:
                 key = of, at + 1, position + 1
-                ((_, event, size),) = known[key] if key in known else self._fullest_in(base, at + 1, position + 1)
+                ((_, event, size),) = known[key] if key in known else self._peak_moments(base, at + 1, position + 1)
                 if size + gathered > most:
-                    most, fullest = size + gathered, (position, event, gathered)
+                    most, highest = size + gathered, (position, event, gathered)
                 at = position
             if is_event:
                 size = base[position] - freed.get(position, 0) + own
                 if gradient is not None:
-                    self._note_fullest(most, added, fullest)
+                    self._note_peak(most, added, highest)
                     most = -1
                     self._read(Reading(position, position, size + added, own, gradient))
                 elif size > most:
-                    most, fullest = size, (position, position, own)
+                    most, highest = size, (position, position, own)
             gathered = after
         end = track.segment.end
         if end > at:
-            ((_, event, size),) = self._fullest_in(base, at + 1, end + 1)
+            ((_, event, size),) = self._peak_moments(base, at + 1, end + 1)
             if size + gathered > most:
-                most, fullest = size + gathered, (end, event, gathered)
-        self._note_fullest(most, added, fullest)
+                most, highest = size + gathered, (end, event, gathered)
+        self._note_peak(most, added, highest)
 
-    def _note_fullest(self, most: int, added: int, fullest: tuple[int, int, int]) -> None:
-        """Record the fullest moment, if there is one.
+    def _note_peak(self, most: int, added: int, highest: tuple[int, int, int]) -> None:
+        """Record the peak moment, if there is one.
 
         `most` does not include what copies added.
         """
         if most >= 0:
-            position, event, gathered = fullest
+            position, event, gathered = highest
             self._note(position, event, most + added, gathered)
 
     def _readings(self, track: Track) -> Iterator[Reading]:
-        """Yield the fullest moments between two events of a segment, and the moments at its events."""
+        """Yield the peak moments between two events of a segment, and the moments at its events."""
         curve, repeats = self._curve, track.segment.repeats
         added, base, freed = curve.added(repeats), curve.of(repeats), curve.freed
         at, gathered = track.segment.start, track.before
@@ -241,24 +243,24 @@ class Passes:
             yield from self._between(base, at + 1, track.segment.end + 1, added + gathered, gathered)
 
     def _between(self, base: Sequence[int], start: int, end: int, more: int, gathered: int) -> Iterator[Reading]:
-        """Yield the fullest moments of a range of events."""
-        for first, at, size in self._fullest_in(base, start, end):
+        """Yield the peak moments of a range of events."""
+        for first, at, size in self._peak_moments(base, start, end):
             yield Reading(first, at, size + more, gathered)
 
-    def _fullest_in(self, base: Sequence[int], start: int, end: int) -> list[tuple[int, int, int]]:
-        """Return the fullest moment of a range of events.
+    def _peak_moments(self, base: Sequence[int], start: int, end: int) -> list[tuple[int, int, int]]:
+        """Return the peak moment of a range of events.
 
-        If the backward pass begins inside the range, return the fullest moments before and after that.
+        If the backward pass begins inside the range, return the peak moments before and after that.
         """
         key = id(base), start, end
-        found = self._fullest.get(key)
+        found = self._peaks_by_range.get(key)
         if found is None:
             middle = self._program.backward + 1
             if start < middle < end:
-                found = [_fullest(base, start, middle), _fullest(base, middle, end)]
+                found = [_peak_moment(base, start, middle), _peak_moment(base, middle, end)]
             else:
-                found = [_fullest(base, start, end)]
-            self._fullest[key] = found
+                found = [_peak_moment(base, start, end)]
+            self._peaks_by_range[key] = found
         return found
 
     def _read(self, reading: Reading) -> None:
@@ -317,8 +319,8 @@ class Passes:
         total = size + reducing.most - self._less
         if self._keeps_moments:
             self._batch.moments.append((self._repeats, position, total))
-        fullest = self.forward if position <= self._program.backward else self.backward
-        if total > fullest.bytes:
+        highest = self.forward if position <= self._program.backward else self.backward
+        if total > highest.bytes:
             found = PeakMoment(
                 total, event, gathered, reducing.most, self._repeats, self._first is not None, self._missing
             )
@@ -329,7 +331,7 @@ class Passes:
         reducing.most = reducing.bytes
 
 
-def _fullest(base: Sequence[int], start: int, end: int) -> tuple[int, int, int]:
-    """Return the start of a range of events, the first of its fullest moments, and the bytes there."""
+def _peak_moment(base: Sequence[int], start: int, end: int) -> tuple[int, int, int]:
+    """Return the start of a range of events, the first of its peak moments, and the bytes there."""
     size = max(base[start:end])
     return start, base.index(size, start), size

@@ -15,7 +15,7 @@ from calculator.training_step.peak import Peak
 from calculator.training_step.zero3.curve import Curve
 from calculator.training_step.zero3.line import line
 from calculator.training_step.zero3.moments import First, PeakMoment
-from calculator.training_step.zero3.optimizer import fullest
+from calculator.training_step.zero3.optimizer import step_peak
 from calculator.training_step.zero3.other_rows import other_rows
 from calculator.training_step.zero3.passes import Passes
 
@@ -69,7 +69,7 @@ class PartitionedPeaks:
 
     @cached_property
     def _temporaries(self) -> Alive:
-        return fullest(self._state, self.gathering.at_step, self.gathering.kept, self.gathering.persistent)
+        return step_peak(self._state, self.gathering.at_step, self.gathering.kept, self.gathering.persistent)
 
     @property
     def blocks(self) -> tuple[ResidentTensors, ...]:
@@ -86,8 +86,20 @@ class PartitionedPeaks:
 
     @property
     def before_step(self) -> tuple[ResidentTensors, ...]:
-        """The tensors on the device before a step, including the persistent weights, which are gathered."""
-        size = self.gathering.passes[0][0].whole.before
+        """The tensors on the device before a step, including what is gathered then."""
+        return self._with_gathered(self.gathering.passes[0][0].whole.before)
+
+    @property
+    def through_step(self) -> tuple[ResidentTensors, ...]:
+        """The tensors that stay through a step, including the persistent weights.
+
+        Gathered 4-bit weights that the graph of the step before keeps are not among them.
+        """
+        persistent = sum(parameter.with_padding for parameter in self._state.all_parameters if parameter.persists)
+        return self._with_gathered(min(persistent, self.gathering.passes[0][0].whole.before))
+
+    def _with_gathered(self, size: int) -> tuple[ResidentTensors, ...]:
+        """Return what is kept, and `size` bytes of gathered weights, by component."""
         adapters = min(size, self._persistent_adapters)
         base = [self._gathered("base_weights", size - adapters)] if size > adapters else []
         return (*self._kept, *base, *([self._gathered("adapter_weights", adapters)] if adapters else []))

@@ -21,6 +21,19 @@ CONFIG = {
     "num_attention_heads": 4,
     "vocab_size": 1000,
 }
+#: Runs commands one after the other, as their own processes would: whatever a command keeps, each of these fails.
+SEVERAL = """
+import contextlib, io, json, sys
+from app.__main__ import main
+results = []
+for arguments in json.load(sys.stdin):
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        status = main(["fetch", *arguments])
+    results.append((status, out.getvalue(), error.getvalue()))
+json.dump(results, sys.stdout)
+"""
+
 OWN_CODE = {**CONFIG, "model_type": "strange", "auto_map": {"AutoModelForCausalLM": "modeling_strange.Strange"}}
 
 #: The stand-in's answers: a file, or a status with the hub's own word for it.
@@ -78,12 +91,17 @@ def address():
     server.server_close()
 
 
+def environment_of(address, home):
+    """The environment of a process that knows no hub but the stand-in."""
+    return {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_TOKEN": ""}
+
+
 @pytest.fixture
 def fetched(address, tmp_path):
-    """The command in a process of its own, which knows no hub but the stand-in."""
+    """The command in a process of its own."""
 
     def run(*arguments, **changes):
-        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_TOKEN": "", **changes}
+        environment = {**environment_of(address, tmp_path), **changes}
         return subprocess.run(
             [sys.executable, "-W", "error", "-m", "app", "fetch", *arguments],
             cwd=ROOT,
@@ -119,29 +137,59 @@ def test_code_of_a_repository_is_never_run_and_an_unknown_family_is_reported(fet
     assert "never run" in result.stderr
 
 
+#: What fails, and what the command says.
+FAILURES = [
+    (("some/gated",), "id: some/gated is gated: ask for access on https://huggingface.co/some/gated"),
+    (("some/missing",), "id: there is no some/missing on the hub, or it is private"),
+    (("some/dataset",), "id: some/dataset has no config.json"),
+    (("some/model", "--revision", "v9"), "revision: some/model has no such branch, tag or commit"),
+    (("not a model",), "id: must be a hub id"),
+    (("some/failing",), "pass it with --config"),
+    (("some/broken",), "id: some/broken's config.json is not JSON"),
+    (("some/list",), "id: some/list's config.json does not contain an object"),
+    (("some/model", "--output", "/no/such/place"), "--output: there is no place for the file '/no/such/place'"),
+]
+
+
+@pytest.fixture(scope="module")
+def failures(address, tmp_path_factory):
+    """The status, output and errors of every command that fails, from one process."""
+    environment = environment_of(address, tmp_path_factory.mktemp("hub"))
+    commands = [arguments for arguments, _ in FAILURES]
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SEVERAL],
+        cwd=ROOT,
+        env=environment,
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return dict(zip(commands, json.loads(ran.stdout), strict=True))
+
+
+@pytest.mark.parametrize(("arguments", "words"), FAILURES, ids=lambda value: value[0])
+def test_every_failed_download_is_reported_with_what_to_do(failures, arguments, words):
+    status, output, errors = failures[arguments]
+    assert (status, output) == (2, "")
+    assert words in errors
+    assert "Traceback" not in errors
+
+
 @pytest.mark.parametrize(
-    ("arguments", "changes", "words"),
+    ("changes", "words"),
     [
-        (["some/gated"], {}, "id: some/gated is gated: ask for access on https://huggingface.co/some/gated"),
-        (["some/missing"], {}, "id: there is no some/missing on the hub, or it is private"),
-        (["some/dataset"], {}, "id: some/dataset has no config.json"),
-        (["some/model", "--revision", "v9"], {}, "revision: some/model has no such branch, tag or commit"),
-        (["not a model"], {}, "id: must be a hub id"),
-        (["some/failing"], {}, "pass it with --config"),
-        (["some/broken"], {}, "id: some/broken's config.json is not JSON"),
-        (["some/list"], {}, "id: some/list's config.json does not contain an object"),
         (
-            ["some/model"],
             {"HF_HUB_OFFLINE": "1"},
             "id: the hub can't be reached, and some/model's config.json is not in the cache",
         ),
-        (["some/model"], {"HF_ENDPOINT": "hub"}, "id: the download failed (Request URL is missing"),
-        (["some/model", "--output", "/no/such/place"], {}, "--output: there is no place for the file '/no/such/place'"),
+        ({"HF_ENDPOINT": "hub"}, "id: the download failed (Request URL is missing"),
     ],
-    ids=lambda result: result[0] if isinstance(result, list) else None,
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
-def test_every_failed_download_is_reported_with_what_to_do(fetched, arguments, changes, words):
-    result = fetched(*arguments, **changes)
+def test_a_process_that_reaches_no_hub_states_why(fetched, changes, words):
+    result = fetched("some/model", **changes)
     assert (result.returncode, result.stdout) == (2, "")
     assert words in result.stderr
     assert "Traceback" not in result.stderr

@@ -68,8 +68,8 @@ def test_options_override_the_request_of_a_file(client, capsys, tmp_path):
 
 
 def test_more_gpus_can_be_planned_for(client, capsys):
-    answer = printed(capsys, "--model", "gpt2", "--memory_gib", "4", "--gpus", "T4, L4")
-    body = {"model": "gpt2", "devices": [{"memory_bytes": 4 << 30}, {"gpu": "T4"}, {"gpu": "L4"}]}
+    answer = printed(capsys, "--model", "gpt2", "--memory_gib", "4", "--gpus", "T4, L4", "--reserved", "rule")
+    body = {"model": "gpt2", "devices": [{"memory_bytes": 4 << 30}, {"gpu": "T4"}, {"gpu": "L4"}], "reserved": "rule"}
     assert answer == api_answer(client, body)
 
 

@@ -225,3 +225,9 @@ def test_needs_that_no_method_meets_are_reported_at_their_inputs(client):
     assert wrong(client, "/plan", model="gpt2", sequence_length="4096") == [
         "Sequence length: 4,096 positions are needed; the model has 1,024 only"
     ]
+
+
+def test_a_warning_names_settings_by_their_labels(client):
+    text = unescape(client.get("/?model=gpt2&method=lora&trainer=trl-grpo&use_vllm=true&micro_batch_size=8").text)
+    assert "GRPOConfig sets bf16=True by default: set “Autocast” to bfloat16" in text
+    assert "training.autocast" not in text[text.index("Note:") : text.index("What uses the memory")]

@@ -178,10 +178,10 @@ def test_weights_that_do_not_fit_end_the_run_while_it_loads(run):
 
 def test_the_warmup_leaves_1_2_gib_of_a_small_device_alone(run):
     """Otherwise it would fail on any device that is smaller than the weights, before the first of them is read."""
-    sizes, (events,) = run.loading.on(2 * GIB)
+    sizes, (events,) = run.loading.for_device(2 * GIB)
     assert sizes[0] == pytest.approx(0.8 * GIB, abs=512)
-    assert run.loading.on(None) == (run.loading.sizes, [run.loading.events])
-    assert run.loading.on(1 * GIB)[1] == [events[2:]]
+    assert run.loading.for_device(None) == (run.loading.sizes, [run.loading.events])
+    assert run.loading.for_device(1 * GIB)[1] == [events[2:]]
 
 
 def test_capacities_between_two_that_a_result_names_have_the_same_result(run, request_):

@@ -22,7 +22,7 @@ def test_blocks_are_where_the_allocator_places_them(actions, capacity, unusable)
     total = capacity + unusable
     allocator = CachingAllocator(AllocConf(expandable_segments=True), capacity=capacity, total=total)
     flat = FlatExpandable(BITS)
-    flat.on(capacity, total)
+    flat.set_capacity(capacity, total)
     alive, sizes, places = [], [], ([], [])
     for action in actions:
         if action > 0:
@@ -64,7 +64,7 @@ def _address(unit, total, *, large):
 def test_a_saved_device_continues_like_the_original(actions):
     """On a device of limited memory, from where it is the same as on one without a limit."""
     devices = [FlatExpandable(BITS), FlatExpandable(BITS)]
-    devices[1].on(1000 * MIB, 1100 * MIB)
+    devices[1].set_capacity(1000 * MIB, 1100 * MIB)
     sizes = [action for action in actions if action > 0]
     both = [([0] * len(sizes), [0] * len(sizes)) for _ in devices]
     half = len(sizes) // 2
@@ -74,7 +74,7 @@ def test_a_saved_device_continues_like_the_original(actions):
     if devices[0].reserved * BLOCK > 1000 * MIB:
         return
     resumed = devices[0].saved()
-    resumed.on(1000 * MIB, 1100 * MIB)
+    resumed.set_capacity(1000 * MIB, 1100 * MIB)
     ends = []
     for device, places in ((resumed, both[0]), (devices[1], both[1])):
         try:

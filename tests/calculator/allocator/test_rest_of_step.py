@@ -31,7 +31,7 @@ def test_steps_after_one_whose_rest_was_left_out_begin_as_if_it_had_been_played(
         run.step()
         whole.step()
         assert run.reserved == whole.reserved
-        assert run.left_out[0] == (number == 2)
+        assert run.skipped_rest[0] == (number == 2)
         assert number == 2 or run.pools[0].free_keys == whole.pools[0].free_keys
     assert run.left == whole.left
 
@@ -40,7 +40,7 @@ def test_a_replay_whose_last_rest_was_left_out_is_in_no_cycle():
     run = replay()
     for _ in range(3):
         run.step()
-    assert run.left_out[0]
+    assert run.skipped_rest[0]
     is_alive = ref(run)
     del run
     assert is_alive() is None

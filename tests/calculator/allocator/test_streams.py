@@ -83,7 +83,7 @@ def test_flat_devices_end_as_the_plain_allocator_on_any_capacity(resident, conf)
 
 def test_the_load_ends_with_the_shards_and_what_is_not_sharded(resident):
     run = Replay(CachingAllocator(), resident, WORKSPACES)
-    sizes, stages = run.loading.on(None)
+    sizes, stages = run.loading.for_device(None)
     events = [event for stage in stages for event in stage]
     alive = {event for event in events if event >= 0 and ~event not in set(events)}
     assert sum(sizes[row] for row in alive) == sum(tensor.bytes for tensor in resident.tensors)

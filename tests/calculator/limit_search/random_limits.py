@@ -8,6 +8,7 @@ import random
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from statistics import median
 from time import process_time
 
@@ -20,6 +21,7 @@ from calculator.limit_search.replays import search_of
 from tests.calculator.random_plans import random_body
 
 
+@cache
 def requests(seed, count, reserved="rule"):
     """Limits' requests that are answered, drawn from a seed; one in four of those that the rule has no value for."""
     chance = random.Random(seed)

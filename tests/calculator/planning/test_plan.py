@@ -14,6 +14,7 @@ from calculator.planning.plan import plan
 from calculator.planning.proposals import MOST_CONFIGURATIONS
 from calculator.planning.reasons.rules import RULES
 from calculator.planning.request import parse_plan
+from tests.calculator.planning.plans import planned
 
 GIB = 1 << 30
 
@@ -58,11 +59,6 @@ SCENARIOS = {
     },
     "nothing fits": {"model": "meta-llama/Llama-3.1-70B", "device": {"gpu": "rtx-4090"}},
 }
-
-
-def planned(body):
-    (part,) = plan(parse_plan({"reserved": "rule", **body})).plans
-    return part
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,10 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.devices import Verdict
 from calculator.estimation.estimate import estimate
-from calculator.planning.plan import plan
-from calculator.planning.request import SHARDINGS, parse_plan
+from calculator.planning.request import SHARDINGS
+from tests.calculator.planning.plans import planned
 
 SMALL = {"model": "meta-llama/Llama-3.2-1B", "device": {"gpu": "rtx-4090", "count": 2}, "reserved": "rule"}
-
-
-def planned(body):
-    (part,) = plan(parse_plan(body)).plans
-    return part
 
 
 @pytest.fixture(scope="module")

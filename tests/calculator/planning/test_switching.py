@@ -12,6 +12,7 @@ from calculator.planning.evaluator import Candidate, Evaluator
 from calculator.planning.needs import Needs
 from calculator.planning.plan import plan
 from calculator.planning.request import parse_plan
+from tests.calculator.planning import plans
 
 GIB = 1 << 30
 LARGE = {"model": "meta-llama/Llama-3.1-70B", "device": {"gpu": "a100-sxm4-80gb"}}
@@ -19,10 +20,7 @@ USUAL = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "a100-sxm4-80gb"}
 
 
 def planned(body, tasks, **needs):
-    (part,) = plan(
-        parse_plan({**body, "reserved": "rule", "needs": {"tasks": tasks, "switch_per_request": True, **needs}})
-    ).plans
-    return part
+    return plans.planned({**body, "needs": {"tasks": tasks, "switch_per_request": True, **needs}})
 
 
 def reasons(configuration, stance):

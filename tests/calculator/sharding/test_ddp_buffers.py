@@ -50,7 +50,7 @@ def test_a_buffer_that_is_alone_is_not_copied():
 
 def test_the_most_bytes_of_two_successive_broadcasts_are_alive_at_once():
     prepared = resident_state(request({"name": "osf"})).prepared
-    assert [tensor.bytes for tensor in ddp_buffers.at_once(prepared)] == [302006272, 289427456]
+    assert [tensor.bytes for tensor in ddp_buffers.live_flat_tensors(prepared)] == [302006272, 289427456]
 
 
 @pytest.mark.parametrize("steps", [1, 3])

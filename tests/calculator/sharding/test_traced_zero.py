@@ -18,6 +18,6 @@ def test_every_phase_of_a_rank_under_zero_is_exact(case):
     for rank, expected in case["expected"]["phases_of_ranks"].items():
         assert flat.phases_of(flat.ranks[int(rank)]) == expected
     answer = estimate(request)
-    assert answer.memory.peak_allocated_bytes == flat.peak_of(flat.fullest)
+    assert answer.memory.peak_allocated_bytes == flat.peak_of(flat.peak_rank)
     counts = {name: getattr(answer.parameters, name) for name in case["expected"]["parameters"]}
     assert counts == case["expected"]["parameters"]

@@ -65,7 +65,7 @@ def test_the_peak_of_every_rank_is_that_of_its_trace(case):
     flat = training_step(parse_request(case["request"])).flat
     found = {str(rank.number): flat.peak_of(rank) for rank in flat.ranks}
     assert found == {rank: max(traced.values()) for rank, traced in case["expected"]["phases_of_ranks"].items()}
-    assert flat.fullest.number == case["expected"]["rank"]
+    assert flat.peak_rank.number == case["expected"]["rank"]
 
 
 def test_a_flat_tensor_is_padded_to_two_elements_for_each_rank():
@@ -110,7 +110,7 @@ def test_a_rank_owns_of_layers_of_one_kind_what_it_owns_of_parameters_one_by_one
 def test_ranks_that_share_a_result_have_the_one_that_each_would_compute(sharding, accumulation, bucket, length):
     sizes = {"gradient_accumulation_steps": accumulation, "sequence_length": length}
     flat = training_step(request(sharding, 24, zero={"reduce_bucket_size": bucket}, **sizes)).flat
-    ranks, caches = flat.ranks, (flat._shares, flat._fullest_points, flat._state.steps)
+    ranks, caches = flat.ranks, (flat._shares, flat._peak_points, flat._state.steps)
     assert len(flat._shares) < 24  # some ranks share
     for rank in ranks:
         for cache in caches:

@@ -254,7 +254,7 @@ def test_a_limit_is_searched_from_the_smallest_value_that_the_trainer_accepts(tr
     body = {"model": MODEL, "method": LORA, "device": {"memory_bytes": 6 << 30}, "reserved": "rule"}
     settings = {"trainer": trainer, "micro_batch_size": 2, "sequence_length": 256, **training}
     answer = limit(parse_limit({**body, "training": settings, "solve_for": solve_for}))
-    assert TRAINERS[trainer].least(solve_for, wanted.training) == least
+    assert TRAINERS[trainer].smallest_size(solve_for, wanted.training) == least
     assert answer.value is not None
     assert answer.value >= least
 

@@ -57,8 +57,8 @@ def tape_of(context_of, *, records_again):
 
 @pytest.mark.parametrize(("config", "method", "training"), CASES)
 def test_layers_that_are_recorded_again_have_their_own_events(config, method, training, monkeypatch):
-    known, again = [], EqualLayers.again
-    monkeypatch.setattr(EqualLayers, "again", lambda *given: known.append(1) or again(*given))
+    known, again = [], EqualLayers.record_again
+    monkeypatch.setattr(EqualLayers, "record_again", lambda *given: known.append(1) or again(*given))
     context_of = contexts(config, method, training)
     assert recorded(tape_of(context_of, records_again=True)) == recorded(tape_of(context_of, records_again=False))
     assert known

@@ -47,8 +47,8 @@ CASES = [
 @pytest.fixture
 def recorded_layers(monkeypatch):
     """The layers that were recorded again."""
-    layers, again = [], EqualLayers.again
-    monkeypatch.setattr(EqualLayers, "again", lambda *given: layers.append(1) or again(*given))
+    layers, again = [], EqualLayers.record_again
+    monkeypatch.setattr(EqualLayers, "record_again", lambda *given: layers.append(1) or again(*given))
     return layers
 
 

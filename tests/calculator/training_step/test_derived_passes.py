@@ -68,7 +68,7 @@ def _read(request: Request, *, whole: bool, **options: Any) -> tuple[object, ...
 
 def _left_out(request: Request) -> list[str]:
     found = training_step(request, SeriesCache(), whole=True)
-    of_batches = [batch.run.left_out for batch in (found.first, found.last) if batch is not None]
+    of_batches = [batch.run.skipped for batch in (found.first, found.last) if batch is not None]
     return [name for left in of_batches if left is not None for name, _ in left.passes]
 
 
@@ -79,7 +79,7 @@ def test_answers_equal_those_that_run_every_pass(name: str, monkeypatch: pytest.
     found = [
         _read(request, whole=whole, **options) for whole in (True, False) for options in ({}, {"traces_first": True})
     ]
-    monkeypatch.setattr(step, "are_likely", lambda _: False)
+    monkeypatch.setattr(step, "is_peak_likely_in_layers", lambda _: False)
     expected = _read(request, whole=True)
     assert not _left_out(request)
     assert found == [expected] * 4
@@ -104,21 +104,21 @@ def test_whole_answers_run_every_pass_if_a_layer_does_not_have_its_peak(request_
 def test_a_pass_whose_head_has_more_than_a_layer_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     request = _request("trl-kto", FULL, "HuggingFaceTB/SmolLM2-135M")
     expected = _read(request, whole=True)
-    monkeypatch.setattr(step, "are_likely", lambda _: True)
+    monkeypatch.setattr(step, "is_peak_likely_in_layers", lambda _: True)
     assert not _left_out(request)
     assert _read(request, whole=True) == expected
 
 
 def test_a_layer_with_dropout_does_not_have_the_peak_of_a_model_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     request = _request("trl-kto", FULL)
-    observed = derived_passes.observed
+    observed = derived_passes.run_observed
 
     def as_if_it_read_the_mode(skipped: Any, run: Any, kept: int | None, *given: Any) -> Any:
         out = observed(skipped, run, kept, *given)
         skipped.layer = skipped.layer._replace(trains=True)
         return out
 
-    monkeypatch.setattr("calculator.training_step.causal_lm.observed", as_if_it_read_the_mode)
+    monkeypatch.setattr("calculator.training_step.causal_lm.run_observed", as_if_it_read_the_mode)
     assert _left_out(request) == ["KL: "]
 
 

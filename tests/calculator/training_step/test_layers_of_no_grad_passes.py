@@ -18,7 +18,7 @@ from calculator.estimation.request import parse_method, parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.layers import sharding_hooks
 from calculator.trainers import trainer_of
-from calculator.training_step import compared, recorded_layers, rollout, skipped_passes
+from calculator.training_step import model_passes, recorded_layers, rollout, skipped_passes
 from calculator.training_step import unrolled as unrolled_module
 from calculator.training_step.first_period import FirstPeriod
 from calculator.training_step.recorded_layers import RecordedLayers
@@ -125,22 +125,22 @@ def test_skipping_a_decoder_before_the_trained_pass_changes_no_figure(
     request = replace(request, method=parse_method({"name": "full"})) if method == "full" else request
     requests = [replace(request, reserved=reserved) for reserved in ("rule", "replay")]
     short = [estimate(request, SeriesCache()).memory for request in requests]
-    by_rule, by_replay = (training_step(request, SeriesCache()).leaves_out_passes for request in requests)
+    by_rule, by_replay = (training_step(request, SeriesCache()).skips_passes for request in requests)
     assert by_rule == by_replay
-    monkeypatch.setattr(compared, "may_be_skipped", lambda *_: False)
+    monkeypatch.setattr(model_passes, "may_be_skipped", lambda *_: False)
     assert short == [estimate(request, SeriesCache()).memory for request in requests]
     step = training_step(request, SeriesCache(), whole=False)
-    assert not step.leaves_out_passes
+    assert not step.skips_passes
 
 
 def test_a_bound_that_reaches_the_peak_has_the_decoder_interpreted() -> None:
     request = _request(MODELS[0], "trl-kto", autocast=None, sequence_length=640)
     step = training_step(request, SeriesCache(), whole=False)
-    assert step.leaves_out_passes
+    assert step.skips_passes
     assert skipped_passes.is_determined(step.recording)
     step.run.copies.skipped = [[(0, 1 << 40)]]
     assert not skipped_passes.is_determined(step.recording)
-    assert not step.whole.leaves_out_passes
+    assert not step.whole.skips_passes
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -223,7 +223,7 @@ def _differs(_: FirstPeriod, context: Context, __: Tensor) -> None:
 
 
 def _interpret_first_periods(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (compared, rollout):
+    for module in (model_passes, rollout):
         monkeypatch.setattr(module, "leave_out", lambda _: None)
 
 
@@ -280,14 +280,14 @@ def test_a_layer_whose_input_requires_a_gradient_is_recorded_again(
 ) -> None:
     """Under checkpointing, that is the first layer's input. A replay needs two periods of layers."""
     request = _request(MODELS[0], trainer, autocast=None, gradient_checkpointing=True, max_completion_length=16)
-    tapes, passes, again = list[Tape](), list[str](), recorded_layers.again
+    tapes, passes, again = list[Tape](), list[str](), recorded_layers.record_again
 
     def noted(context: Context, known: recorded_layers.RecordedLayer) -> Tensor:
         passes.append(context.marks)
         return again(context, known)
 
-    monkeypatch.setattr(recorded_layers, "again", noted)
-    monkeypatch.setattr(compared, "may_be_skipped", lambda *_: False)
+    monkeypatch.setattr(recorded_layers, "record_again", noted)
+    monkeypatch.setattr(model_passes, "may_be_skipped", lambda *_: False)
     for _ in range(2):
         prepared = resident_state(request).prepared
         prepared.recorded_passes.are_replayed = True

@@ -10,9 +10,9 @@ from calculator.engine.counts_by_size import peak_counts
 from calculator.engine.symbolic_sizes import ShapeEnv
 from calculator.estimation.estimate import resident_state
 from calculator.estimation.request import parse_request
-from calculator.training_step.by_sizes import BySizes
 from calculator.training_step.rollout import rolled_out
 from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
+from calculator.training_step.size_cache import SizeCache
 
 if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
@@ -48,7 +48,7 @@ def test_passes_of_a_step_are_those_that_are_recorded(model: str, completion: in
 
 
 def test_passes_of_a_trace_are_those_of_each_length() -> None:
-    traces_by_size: BySizes[tuple[StepPass, ...]] = BySizes(traces_first=True)
+    traces_by_size: SizeCache[tuple[StepPass, ...]] = SizeCache(traces_first=True)
     for length in (700, 1300, 900):
         prepared = _prepared("meta-llama/Llama-3.2-1B", sequence_length=length, max_completion_length=400)
         found = traces_by_size.of(prepared, rolled_out_in_step, RolloutTrace)

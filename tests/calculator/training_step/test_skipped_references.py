@@ -10,7 +10,7 @@ from calculator.allocator import reserved_rule
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
-from calculator.training_step import compared, reference_counts
+from calculator.training_step import model_passes, reference_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,13 +50,13 @@ def _figures(body: dict[str, Any]) -> tuple[object, ...]:
 def _interpreted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the no-grad passes that are interpreted from now on."""
     names: list[str] = []
-    run = compared.ModelPasses._run
+    run = model_passes.ModelPasses._run
 
-    def listed(self: compared.ModelPasses, prepared: PreparedModel, name: str, *given: Any, **options: Any) -> Any:
+    def listed(self: model_passes.ModelPasses, prepared: PreparedModel, name: str, *given: Any, **options: Any) -> Any:
         names.append(name)
         return run(self, prepared, name, *given, **options)
 
-    monkeypatch.setattr(compared.ModelPasses, "_run", listed)
+    monkeypatch.setattr(model_passes.ModelPasses, "_run", listed)
     return names
 
 
@@ -65,7 +65,7 @@ def test_figures_do_not_depend_on_whether_a_reference_is_interpreted(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = _figures(BODIES[name])
-    monkeypatch.setattr(compared, "may_follow", lambda *_: False)
+    monkeypatch.setattr(model_passes, "may_follow", lambda *_: False)
     assert _figures(BODIES[name]) == found
 
 

@@ -13,7 +13,7 @@ from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inputs.size_settings import resized
-from calculator.training_step import by_sizes, run, symbolic_trace
+from calculator.training_step import run, size_cache, symbolic_trace
 from tests.calculator.training_step.test_first_layer import SMALL
 from validation.random_grid.random_requests import random_request
 
@@ -175,7 +175,7 @@ def test_traces_with_and_without_the_first_layer_are_kept_if_it_must_be_interpre
 
 
 def test_the_number_of_traces_is_limited(counted, monkeypatch):
-    monkeypatch.setattr(by_sizes, "MAX_TRACES", 1)
+    monkeypatch.setattr(size_cache, "MAX_TRACES", 1)
     series = SeriesCache()
     for batch in (4, 2, 1, 3, 1):
         answered(series, micro_batch_size=batch)

@@ -6,7 +6,7 @@ import pytest
 from tests.paths import CASE_FILES
 from tests.tiny_models import LLAMA
 from validation.__main__ import main
-from validation.comparison.show import fullest_rank
+from validation.comparison.show import peak_rank
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -65,9 +65,9 @@ def test_a_comparison_is_with_the_rank_that_the_answer_is_about():
     cases = [json.loads(line) for line in (CASE_FILES / "sharded.jsonl").read_text().splitlines()]
     ranks = {case["id"]: case["expected"]["rank"] for case in cases if "rank" in case["expected"]}
     assert set(ranks.values()) == {0, 1}
-    assert ranks == {case["id"]: fullest_rank(case["request"]) for case in cases if case["id"] in ranks}
+    assert ranks == {case["id"]: peak_rank(case["request"]) for case in cases if case["id"] in ranks}
 
 
 def test_a_refused_request_and_one_on_one_gpu_have_rank_0():
-    assert fullest_rank({"model": {"config": {}}, "method": {"name": "full"}}) == 0
-    assert fullest_rank({"model": "meta-llama/Llama-3.2-1B", "method": {"name": "full"}}) == 0
+    assert peak_rank({"model": {"config": {}}, "method": {"name": "full"}}) == 0
+    assert peak_rank({"model": "meta-llama/Llama-3.2-1B", "method": {"name": "full"}}) == 0

@@ -10,6 +10,7 @@ import transformers
 
 from calculator.families import FAMILIES
 from validation.reference.build import has_own_head, untie
+from validation.reference.uninitialized import without_values
 
 AUTO_CLASSES = {
     "base": transformers.AutoModel,
@@ -33,7 +34,7 @@ def real_config(config: dict[str, Any]) -> transformers.PreTrainedConfig:
 def real_model(config: dict[str, Any]) -> torch.nn.Module:
     """Return the model on the meta device, in half precision."""
     auto = AUTO_CLASSES[FAMILIES[config["model_type"]].auto_class]
-    with torch.device("meta"):
+    with torch.device("meta"), without_values():
         model = auto.from_config(real_config(config), dtype=OWN)
     if has_own_head(config):
         untie(model)

@@ -24,6 +24,7 @@ from tests.validation.families.real_models import AUTO_CLASSES, dtype_name, real
 from validation.random_grid.random_configs import NEVER, random_config
 from validation.reference.build import has_own_head
 from validation.reference.heads import head_of
+from validation.reference.uninitialized import without_values
 
 pytestmark = pytest.mark.trace
 
@@ -56,7 +57,7 @@ def test_a_catalogue_model_has_the_weights_of_the_built_one_name_by_name(entry):
 
 @pytest.mark.parametrize("entry", [e for e in models() if e not in modeled_models()], ids=lambda entry: entry.id)
 def test_a_model_that_is_only_traced_has_the_count_of_the_built_one(entry):
-    with torch.device("meta"):
+    with torch.device("meta"), without_values():
         real = AUTO_CLASSES[entry.auto_class].from_config(real_config(entry.config))
     assert entry.parameters == sum(p.numel() for p in real.parameters())
     assert head_of(entry.model_type) == AUTO_CLASSES[entry.auto_class].__name__

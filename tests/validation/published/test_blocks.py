@@ -55,22 +55,26 @@ def test_whole_blocks_explain_what_an_estimate_of_qwen_leaves_out():
     assert abs(lora["blocks_error"]) < 1e-4
 
 
-def test_peaks_of_the_trainer_without_peft_preparation_are_within_four_hundred_thousandths():
+def unprepared_errors(*, fuses_lora):
     rows = [row for name, row in ROWS.items() if name.startswith("fms_") and row["expressed"] == "whole"]
-    errors = [abs(row["blocks_error"]) for row in rows if "blocks_error" in row and "baseline" not in row["setting"]]
-    assert len(errors) == 30
+    rows = [row for row in rows if "blocks_error" in row and "baseline" not in row["setting"]]
+    return [abs(row["blocks_error"]) for row in rows if ("bnb-foak" in row["setting"]) is fuses_lora]
+
+
+def test_peaks_of_the_trainer_without_peft_preparation_are_within_four_hundred_thousandths():
+    errors = unprepared_errors(fuses_lora=False)
+    assert len(errors) == 39
     assert max(errors) < 4e-5
 
 
-def test_peaks_of_prepared_models_are_within_two_hundred_thousandths_but_for_the_oldest_release():
-    rows = {name: row for name, row in ROWS.items() if name.startswith("fms_") and row["expressed"] == "whole"}
-    errors = {
-        name: row["blocks_error"]
-        for name, row in rows.items()
-        if "baseline" in row["setting"] and "blocks_error" in row
-    }
-    oldest = errors.pop("fms_acceleration/583/max_memory_allocated")
-    assert len(errors) == 5
-    assert max(map(abs, errors.values())) < 2e-5
-    # 320 MiB of a layer's backward pass with transformers 4.39 are not explained.
-    assert round(oldest * rows["fms_acceleration/583/max_memory_allocated"]["measured_bytes"] / 2**20) == -320
+def test_peaks_with_fused_lora_are_within_five_hundred_thousandths():
+    errors = unprepared_errors(fuses_lora=True)
+    assert len(errors) == 10
+    assert max(errors) < 5e-5
+
+
+def test_peaks_of_prepared_models_are_within_two_hundred_thousandths():
+    rows = [row for name, row in ROWS.items() if name.startswith("fms_") and row["expressed"] == "whole"]
+    errors = [row["blocks_error"] for row in rows if "baseline" in row["setting"] and "blocks_error" in row]
+    assert len(errors) == 9
+    assert max(map(abs, errors)) < 2e-5

@@ -26,7 +26,7 @@ def resident_of(method):
 def test_before_the_first_step_the_outputs_of_two_batches_are_alive_and_none_at_the_end():
     resident = resident_of({"name": "full"})
     loading = LoadedAndEvaluated(resident, resident.prepared)
-    sizes, (events,) = loading.on(None)
+    sizes, (events,) = loading.for_device(None)
     live = most = passes = 0
     for event in events:
         live += sizes[event] if event >= 0 else -sizes[~event]

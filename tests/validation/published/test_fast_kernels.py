@@ -57,8 +57,18 @@ def test_the_fused_head_has_no_logits_of_all_tokens():
     assert "loss: logits, shifted" not in fused
 
 
-def test_measured_peaks_with_the_kernels_are_within_three_hundred_thousandths():
+def peaks():
     rows = [row for row in ROWS.values() if row.get("protocol", "").startswith("fast_kernels")]
-    peaks = [row for row in rows if row["expressed"] == "whole" and row["statistic"] == "max_memory_allocated"]
-    assert len(peaks) == 12
-    assert max(abs(row["error"]) for row in peaks) < 3e-5
+    return [row for row in rows if row["expressed"] == "whole" and row["statistic"] == "max_memory_allocated"]
+
+
+def test_measured_peaks_with_the_kernels_are_within_three_hundred_thousandths():
+    unfused = [row for row in peaks() if row["method"] != "qlora"]
+    assert len(unfused) == 12
+    assert max(abs(row["error"]) for row in unfused) < 3e-5
+
+
+def test_measured_peaks_with_fused_lora_are_within_a_ten_thousandth():
+    fused = [row for row in peaks() if row["method"] == "qlora"]
+    assert len(fused) == 10
+    assert max(abs(row["error"]) for row in fused) < 1e-4

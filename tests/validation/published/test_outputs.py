@@ -2,16 +2,16 @@
 
 from calculator.estimation.estimate import model_of, resident_state
 from calculator.estimation.request import parse_request
+from calculator.training_step.batch_trace import BatchTraces
 from calculator.training_step.unrolled import events
-from validation.published.outputs import keep_outputs
+from validation.published.outputs import keep_outputs, with_outputs
 
-REQUEST = parse_request(
-    {
-        "model": "meta-llama/Llama-3.2-1B",
-        "method": {"name": "lora"},
-        "training": {"sequence_length": 64, "micro_batch_size": 2},
-    }
-)
+BODY = {
+    "model": "meta-llama/Llama-3.2-1B",
+    "method": {"name": "lora"},
+    "training": {"sequence_length": 64, "micro_batch_size": 2},
+}
+REQUEST = parse_request(BODY)
 
 
 def test_logits_and_cache_stay_alive():
@@ -44,3 +44,14 @@ def test_a_prefix_in_the_cache_is_replaced_by_the_keys_and_values_after_it():
     names = {step.rows[row][0] for row in set(kept.left) - set(step.left)}
     assert any(name.endswith("key, cached") for name in names)
     assert not any("prefix" in name for name in names)
+
+
+def test_a_cache_without_copies_keeps_the_rotated_keys_and_the_last_output_of_each_projection_of_values():
+    method = {"name": "lora", "target_modules": ["q_proj", "v_proj"]}
+    request = parse_request({**BODY, "method": method, "stack": {"transformers": "4.52.4"}})
+    program, sizes = BatchTraces(resident_state(request).prepared).sized(64)
+    kept = with_outputs(program, model_of(request.model), refers=True)
+    more = [row for row in set(kept.left) - set(program.left) if program.names[row] != "lm_head: output"]
+    assert len(more) == 2 * 16
+    assert {sizes[row] for row in more} == {2 * 64 * 8 * 64 * 2}
+    assert {program.names[row].rpartition("self_attn")[2] for row in more} == {".v_proj: output", ": key, rotated"}

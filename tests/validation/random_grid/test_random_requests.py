@@ -14,51 +14,55 @@ from validation.random_grid.trainer_requests import random_trainer_request
 from validation.reference.trainers.recipe import TRAINERS, parse_recipe
 
 FAMILIES = FAMILIES_WITH_FORWARD
-DRAWN = [random_request(7, number, FAMILIES) for number in range(400)]
 
 
-def test_the_same_seed_gives_the_same_requests():
-    assert [random_request(7, number, FAMILIES) for number in range(400)] == DRAWN
+@pytest.fixture(scope="module")
+def drawn():
+    return [random_request(7, number, FAMILIES) for number in range(400)]
 
 
-def test_another_seed_gives_other_requests():
-    assert [random_request(8, number, FAMILIES) for number in range(20)] != DRAWN[:20]
+def test_the_same_seed_gives_the_same_requests(drawn):
+    assert [random_request(7, number, FAMILIES) for number in range(400)] == drawn
 
 
-def test_every_family_and_method_is_drawn():
-    drawn = [*DRAWN, *(random_request(7, number, FAMILIES) for number in range(400, 1600))]
-    assert {body["model"]["config"]["model_type"] for body in drawn} == set(FAMILIES)
-    assert {body["method"]["name"] for body in drawn} == set(METHODS)
+def test_another_seed_gives_other_requests(drawn):
+    assert [random_request(8, number, FAMILIES) for number in range(20)] != drawn[:20]
 
 
-def test_another_family_leaves_most_requests_unchanged():
+def test_every_family_and_method_is_drawn(drawn):
+    more = [*drawn, *(random_request(7, number, FAMILIES) for number in range(400, 1600))]
+    assert {body["model"]["config"]["model_type"] for body in more} == set(FAMILIES)
+    assert {body["method"]["name"] for body in more} == set(METHODS)
+
+
+def test_another_family_leaves_most_requests_unchanged(drawn):
     with_it, without = FAMILIES, [family for family in FAMILIES if family != "llama"]
-    others = [body for body in DRAWN if body["model"]["config"]["model_type"] != "llama"]
-    drawn = [random_request(7, number, without) for number in range(400)]
-    assert len(others) < len(DRAWN)
-    assert all(body in drawn for body in others)
+    others = [body for body in drawn if body["model"]["config"]["model_type"] != "llama"]
+    drawn_without = [random_request(7, number, without) for number in range(400)]
+    assert len(others) < len(drawn)
+    assert all(body in drawn_without for body in others)
     assert with_it != without
 
 
-def test_requests_and_their_configs_are_valid():
-    for body in DRAWN:
+def test_requests_and_their_configs_are_valid(drawn):
+    for body in drawn:
         parse_request(body)
         model_from_config(body["model"]["config"])
 
 
-def test_requests_are_json():
-    assert json.loads(json.dumps(DRAWN)) == DRAWN
+def test_requests_are_json(drawn):
+    assert json.loads(json.dumps(drawn)) == drawn
 
 
-def test_most_requests_are_answered():
+def test_most_requests_are_answered(drawn):
     answered = 0
-    for body in DRAWN:
+    for body in drawn:
         try:
             estimate(parse_request(body))
         except PlanError:
             continue
         answered += 1
-    assert answered > 0.7 * len(DRAWN)
+    assert answered > 0.7 * len(drawn)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -22,7 +22,6 @@ MIB = 1 << 20
 PACKED = 4096
 
 #: Settings that neither a request nor one of the protocols has.
-FUSED_LORA = "fused LoRA operations (foak) of 4-bit layers"
 PADDING_FREE = "padding-free batches of unequal length, whose longest is not stated"
 LENGTH = "the longest sequence is not stated"
 
@@ -31,19 +30,20 @@ AT_REST = f"the longest sequence: {PACKED:,} tokens, on which nothing that is al
 
 #: Explanations of errors of readings of nvidia-smi.
 LOGITS_SEGMENTS = (
-    "1.4 to 4 GB more than the replayed allocator and the CUDA context; the same runs with Liger's fused head, which"
+    "0.6 to 4.1 GB more than the replayed allocator and the CUDA context; the same runs with Liger's fused head, which"
     " has no logits of all tokens, agree within 1 %: the real allocator has more segments for logits than the replay"
 )
 LOGITS_REUSE_BLOCKS = (
     "half-precision logits stay alive from transformers 4.46 on; the replayed allocator reuses reserved blocks for"
-    " them, and the real one did not: the reading is 1.5 GB (LoRA) and 1.7 GB (QLoRA) above the same run with 4.45"
+    " them, and the real one did not: the reading is 1.4 to 1.7 GB above the same run with 4.45"
 )
-PREPARED = "the replay has more segments that nothing uses at the peak than the run; no reason is known"
-
-#: The explanation of the peak of a prepared model in 4 bits with transformers 4.39.
-BACKWARD = (
-    "320 MiB in the backward pass of a layer with transformers 4.39.3, bitsandbytes 0.43.1 and PyTorch 2.2.2; no tensor"
-    " of them is known, and 4.43 and later have none"
+FOREIGN = (
+    "all four readings of May 2024 are 1,026 to 1,028 MiB above those of the same rows in June, whose allocated bytes"
+    " are the same; what used them is not known"
+)
+PREPARED = (
+    "the replay has more segments that nothing uses at the peak than the runs in float16; no reason is known. The same"
+    " runs in bfloat16 with transformers 4.44 and 4.45 are within 0.02 %"
 )
 
 #: From this release on, PEFT keeps adapters in float32 (autocast_adapter_dtype). Before, they have the model's dtype,
@@ -53,11 +53,21 @@ FLOAT32_ADAPTERS = (0, 12)
 #: From this release of transformers on, half-precision logits stay alive during the loss (models have a loss_function).
 KEEPING_LOGITS = (4, 46)
 
-#: Before this release, layers keep rotary tables for all positions of the model: see BACKWARD.
-ALL_POSITIONS = (4, 43)
+#: The first of two tables whose rows state no versions is of May 2024.
+BEFORE_JUNE = "2024-06"
 
-#: The stack of the rows that state no versions: that of the table's first commits.
+#: The stack of the rows that state no versions, of May and June 2024: the newest releases of these days that the
+#: requirements of their commits allow. Source: fms-acceleration, commits f1895b7, 8103238 and 00febdc,
+#: plugins/framework/pyproject.toml (transformers<4.40, torch>2.2,<2.3) and plugins/accelerated-peft/requirements.txt.
 UNSTATED = {"transformers": "4.39.3", "peft": "0.11.1", "bitsandbytes": "0.43.1"}
+NEWEST_ALLOWED = (
+    "the releases: transformers 4.39.3, PEFT 0.11.1, bitsandbytes 0.43.1 and PyTorch 2.2.2, the newest of that day that"
+    " the requirements of the commit allow"
+)
+
+#: The newest TRL of these days is 0.8.6. Of a 4-bit model in float16 it casts what 0.9.6 casts, the nearest release
+#: that a request can state. Source: trl 0.8.6 and 0.9.6, trainer/sft_trainer.py, SFTTrainer.__init__.
+UNSTATED_TRL = "0.9.6"
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
@@ -78,15 +88,16 @@ def measurements(source: Source) -> Iterator[Measurement]:
 
 
 def _remark(row: Row, statistic: Statistic) -> str:
-    release = _release(row, "transformers")
-    if statistic == "nvidia_smi":
-        if row["method"] == "QLoRA" and not _is_plugin(row):
-            return PREPARED
-        if row["method"] == "full" or _protocol(row) == "fast_kernels":
-            return LOGITS_SEGMENTS
-        return LOGITS_REUSE_BLOCKS if release >= KEEPING_LOGITS and _protocol(row) is None else ""
-    is_older = statistic == "max_memory_allocated" and release < ALL_POSITIONS
-    return BACKWARD if is_older and row["method"] == "QLoRA" and not _is_plugin(row) else ""
+    if statistic != "nvidia_smi":
+        return ""
+    if row["date"] < BEFORE_JUNE:
+        return FOREIGN
+    if row["method"] == "QLoRA" and not _is_plugin(row) and row["weight_dtype"] == "float16":
+        return PREPARED
+    if row["method"] == "full" or _protocol(row) == "fast_kernels":
+        return LOGITS_SEGMENTS
+    keeps_logits = _release(row, "transformers") >= KEEPING_LOGITS and _protocol(row) is None
+    return LOGITS_REUSE_BLOCKS if keeps_logits else ""
 
 
 def _figures(measured: dict[str, Any]) -> Iterator[tuple[Statistic, int]]:
@@ -101,21 +112,19 @@ def _figures(measured: dict[str, Any]) -> Iterator[tuple[Statistic, int]]:
 def _run(row: Row, statistic: Statistic) -> Run:
     at_rest, stated = statistic == "memory_allocated", bool(row.get("seq_len"))
     differs = [] if at_rest else [*_differs_in_steps(row)]
-    if not row.get("weight_dtype"):
-        differs.append("the weights' dtype is not stated")
-    if not row["versions"].get("transformers"):
-        differs.append("the versions of the stack are not stated")
     if not at_rest and not stated:
         return Run(differs=tuple(differs))
+    unknown = ((not stated, AT_REST), (not row["versions"], NEWEST_ALLOWED))
     return Run(
-        request=_request(row), protocol=_protocol(row), differs=tuple(differs), unknown=() if stated else (AT_REST,)
+        request=_request(row),
+        protocol=_protocol(row),
+        differs=tuple(differs),
+        unknown=tuple(text for is_assumed, text in unknown if is_assumed),
     )
 
 
 def _differs_in_steps(row: Row) -> Iterator[str]:
     """Yield the tensors of a step that a request does not have; none is alive between steps."""
-    if "foak" in row["framework_config"] and row["method"] == "QLoRA":
-        yield FUSED_LORA
     if "padding-free" in row["framework_config"]:
         yield PADDING_FREE
     elif not row.get("seq_len"):
@@ -143,7 +152,7 @@ def _request(row: Row) -> dict[str, Any]:
         "training": {
             "micro_batch_size": row["batch_size"],
             "sequence_length": row.get("seq_len") or PACKED,
-            "dtype": row.get("weight_dtype") or "float16",
+            "dtype": row["weight_dtype"],
             "autocast": _autocast(row),
             "adapter_dtype": _adapter_dtype(row),
             "gradient_checkpointing": row["gradient_checkpointing"],
@@ -162,7 +171,7 @@ def _stack(row: Row) -> dict[str, str]:
     """Return the releases that change a figure. Those of torch do not, because the package flash_attn ran attention."""
     names = UNSTATED if _is_plugin(row) else (*UNSTATED, "trl")
     stated = {name: row["versions"][name] for name in names if row["versions"].get(name)}
-    return stated or {**UNSTATED, **({} if _is_plugin(row) else {"trl": "0.9.6"})}
+    return stated or {**UNSTATED, **({} if _is_plugin(row) else {"trl": UNSTATED_TRL})}
 
 
 def _method(row: Row) -> dict[str, Any]:

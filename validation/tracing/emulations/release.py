@@ -1,4 +1,4 @@
-"""What differs between releases of PyTorch: the states of attention's dropouts, and the workspace of a product."""
+"""The differences between releases of PyTorch: dropout states of attention, and the workspace of a product."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An answer of `generate`, replayed on a flat device: the load, the prompt's pass, and a pass for each later token.
+"""A call of `generate`, replayed on a flat device: the load, the prompt's pass, and a pass for each later token.
 
 A pass for a token repeats most of the previous one. If it finds the small pool in a known state and requests the same
 small tensors, it leaves the same state. Then only its large tensors are placed. The pools depend on each other only if
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from calculator.allocator.flat_pool import Placed, Places
     from calculator.allocator.loading import Loading
-    from calculator.training_step.answer_trace import AnswerTraces, PassProgram
+    from calculator.training_step.generate_trace import GenerateTraces, PassProgram
 
 
 #: The number of earlier passes that are remembered besides the last one. Tensors of the loop alternate between two
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 RECENT = 3
 
 
-class Answer:
-    """The load and the passes of an answer.
+class GenerateCall:
+    """The load and the passes of a call of `generate`.
 
     Attributes:
         loading: The events of loading the model.
@@ -42,7 +42,7 @@ class Answer:
 
     __slots__ = ("loading", "passes", "traces", "workspace")
 
-    def __init__(self, loading: Loading, workspace: int, traces: AnswerTraces, passes: int) -> None:
+    def __init__(self, loading: Loading, workspace: int, traces: GenerateTraces, passes: int) -> None:
         self.loading = loading
         self.workspace = workspace
         self.traces = traces
@@ -107,14 +107,14 @@ class _Rows:
         return self._events[pattern]
 
 
-class AnswerRun:
-    """An answer on one kind of device, for any number of replays."""
+class GenerateRun:
+    """A call of `generate` on one kind of device, for any number of replays."""
 
-    __slots__ = ("_rows", "answer", "device")
+    __slots__ = ("_rows", "call", "device")
 
-    def __init__(self, answer: Answer, *, expandable: bool = False) -> None:
-        self.answer = answer
-        bits = answer.units().bit_length()
+    def __init__(self, call: GenerateCall, *, expandable: bool = False) -> None:
+        self.call = call
+        bits = call.units().bit_length()
         self.device: FlatDevice | FlatExpandable = FlatExpandable(bits) if expandable else FlatDevice(bits + 2)
         self._rows: dict[int, _Rows] = {}
 
@@ -136,8 +136,8 @@ class _PassResult(NamedTuple):
     left: list[Placed]
 
 
-class AnswerReplay:
-    """A replay of an answer on one device.
+class GenerateReplay:
+    """A replay of a call of `generate` on one device.
 
     Attributes:
         passes: The number of passes that have run.
@@ -146,7 +146,7 @@ class AnswerReplay:
 
     __slots__ = ("_results", "allocator", "left", "loaded", "passes", "run", "total")
 
-    def __init__(self, run: AnswerRun) -> None:
+    def __init__(self, run: GenerateRun) -> None:
         self.run = run
         self.allocator = run.device.saved()
         #: The total memory of the device. None if the requests do not depend on it.
@@ -157,7 +157,7 @@ class AnswerReplay:
         #: The effects of recent passes on the small pool, since cached blocks were last freed.
         self._results: tuple[_PassResult, ...] = ()
 
-    def saved(self) -> AnswerReplay:
+    def saved(self) -> GenerateReplay:
         """Return a copy of the replay in the same state."""
         other = copy(self)
         other.allocator = self.allocator.saved()
@@ -165,8 +165,8 @@ class AnswerReplay:
 
     def load(self) -> None:
         """Load the model onto the device, and allocate the workspace."""
-        loading, workspace = self.run.answer.loading, self.run.answer.workspace // BLOCK
-        requested, (events,) = loading.on(self.total)
+        loading, workspace = self.run.call.loading, self.run.call.workspace // BLOCK
+        requested, (events,) = loading.for_device(self.total)
         sizes = [size // BLOCK for size in requested]
         if workspace:
             events, sizes = [*events, len(requested)], [*sizes, workspace]
@@ -181,7 +181,7 @@ class AnswerReplay:
     def advance(self) -> None:
         """Run the next pass."""
         check_budget()
-        program, kinds = self.run.answer.traces.sized(self.passes)
+        program, kinds = self.run.call.traces.sized(self.passes)
         rows, given = self.run.rows(program), self.left
         pools = rows.begin(kinds, given)
         every, large = rows.events()

@@ -73,8 +73,8 @@ class _DecodeTrace:
         return [values[index] for index in self._indices] if values is not None else None
 
 
-class AnswerTraces:
-    """The passes of an answer, each as a program and the bytes of its kinds of rows."""
+class GenerateTraces:
+    """The passes of a call of `generate`, each as a program and the bytes of its kinds of rows."""
 
     __slots__ = ("_first", "_generation", "_past", "_prefilled", "_sized", "_traces")
 

@@ -35,7 +35,7 @@ class Traced(Protocol[Result_co]):
         """Return the result for other sizes, or None if a guard fails."""
 
 
-class BySizes(Generic[Result]):
+class SizeCache(Generic[Result]):
     """A cache of results for requests that differ in sizes alone.
 
     With `traces_first`, the first request is traced too, and the last result is cached for requests of the same sizes.

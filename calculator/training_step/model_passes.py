@@ -17,10 +17,10 @@ from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for, forward_of_second
 from calculator.training_step.derived_passes import (
     UnknownPeaksError,
-    are_known,
-    can_be_derived,
+    are_peaks_known,
     is_symbolic,
     lists_every_adapter,
+    may_derive_peaks,
 )
 from calculator.training_step.first_period import leave_out
 from calculator.training_step.like_trained_pass import may_generate_alike
@@ -73,11 +73,11 @@ class ModelPasses:
         outputs = self.forward(context) if ids is None else self.forward(context, ids=ids)
         if skipped is not None:
             skipped.end_trained(context.tape)
-            if skipped.needs_peaks and skipped.passes and not are_known(context, skipped):
+            if skipped.needs_peaks and skipped.passes and not are_peaks_known(context, skipped):
                 raise UnknownPeaksError
         return outputs
 
-    def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def run_again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model once more, on other ids. `name` is the prefix of its marks."""
         self._begin()
         outer = self.context
@@ -123,7 +123,7 @@ class ModelPasses:
             before(self.context.tape)
 
     def _skipped(self, name: str, compared: Compared | None, skipped: SkippedPasses, head: FusedHead) -> Outputs:
-        """Return the outputs of a pass that is left out."""
+        """Return the outputs of a skipped pass."""
         context, tape = self.context, self.context.tape
         skipped.begin(tape, name, compared, context.dtype)
         with _NoGrad(tape, in_eval_mode=False):
@@ -141,7 +141,7 @@ class ModelPasses:
         skips: bool,
     ) -> tuple[Outputs, Repetition]:
         context = _context(self.context, prepared, compared, name)
-        before = _Recorded.on(context.tape)
+        before = _Recorded.from_tape(context.tape)
         if skips:
             leave_out(context)
         with _NoGrad(context.tape, in_eval_mode=compared == "model"):
@@ -162,13 +162,13 @@ class ModelPasses:
 
 
 def _begin_trained(context: Context, prepared: PreparedModel, skipped: SkippedPasses) -> None:
-    """Mark where the trained pass begins, if passes before it were left out, or those after it may be."""
+    """Mark where the trained pass begins, if passes before it were skipped, or passes after it may be."""
     skipped.goes_on = may_follow(context, prepared) and (skipped.needs_peaks or not is_symbolic(context))
     lists_added = skipped.goes_on or (skipped.needs_peaks and bool(skipped.passes))
     derives = skipped.needs_peaks or (lists_added and trainer_of(context.training).compared(prepared) == "model")
     generates = skipped.needs_peaks and may_generate_alike(prepared)
     if (derives and lists_added) or generates:
-        is_possible = can_be_derived(context, prepared)
+        is_possible = may_derive_peaks(context, prepared)
         derives, generates = derives and lists_added and is_possible, generates and is_possible
     skipped.begin_trained(context.tape, lists_added=lists_added, derives=derives and lists_added, generates=generates)
 
@@ -179,7 +179,7 @@ def _is_skipped(
     """Return whether a no-grad pass is left out. `context` is the context of the trained pass."""
     if may_be_skipped(context, prepared, compared):
         is_listed = compared != "without adapters" or lists_every_adapter(context)
-        return not skipped.needs_peaks or (is_listed and can_be_derived(context, prepared))
+        return not skipped.needs_peaks or (is_listed and may_derive_peaks(context, prepared))
     if not reference or compared is None or not skipped.goes_on:
         return False
     if skipped.needs_peaks or compared == "model":
@@ -188,7 +188,7 @@ def _is_skipped(
 
 
 class _Recorded(NamedTuple):
-    """What is on a tape before a pass."""
+    """The counts of rows, events and marks on a tape before a pass."""
 
     rows: int
     events: int
@@ -198,7 +198,7 @@ class _Recorded(NamedTuple):
     component: ComponentName
 
     @classmethod
-    def on(cls, tape: Tape) -> _Recorded:
+    def from_tape(cls, tape: Tape) -> _Recorded:
         """Return the counts of what is on a tape, and its component."""
         copies = 0 if tape.autocast is None else len(tape.autocast.copies)
         return cls(len(tape.rows), len(tape.events), len(tape.marks), len(tape.loops), copies, tape.component)
@@ -283,7 +283,7 @@ def run_no_grad_first(outer: Context, forward: Callable[[Context], Outputs]) -> 
 def fills_cache(prepared: PreparedModel) -> bool:
     """Return whether a prefix fills the cache of every layer before the first one runs.
 
-    No two layers are then alike.
+    No two layers are then equal.
     """
     return prepared.method.virtual_tokens > 0 and not prepared.method.embeds_inputs
 

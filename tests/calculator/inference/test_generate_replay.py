@@ -4,9 +4,9 @@ import pytest
 
 from calculator import catalogue
 from calculator.allocator.alloc_conf import DEFAULT
-from calculator.allocator.answer_capacity import EXPANDABLE, CappedAnswers
-from calculator.allocator.answer_replay import Answer
 from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.generate_capacity import EXPANDABLE, CappedGenerateReplays
+from calculator.allocator.generate_replay import GenerateCall
 from calculator.allocator.loading import Loading
 from calculator.allocator.out_of_memory import DeviceMemory, OutOfMemoryError
 from calculator.allocator.replay import Tensors
@@ -17,7 +17,7 @@ from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
 from calculator.inputs.device import Device
 from calculator.methods.prepared_model import PreparedModel
-from calculator.training_step.answer_trace import AnswerTraces
+from calculator.training_step.generate_trace import GenerateTraces
 from calculator.training_step.resident_state import ResidentState
 from tests.calculator.inference.replays import WORKSPACE, answer_tape, drawn
 
@@ -54,13 +54,13 @@ class Played:
         model, plan = model_of(ModelReference(config=shallow(model))), served(parse_method(method), serving)
         resident = ResidentState(PreparedModel(model, plan, serving.training, Device()))
         self.loading = Loading(state(resident, plan, serving), serving.training)
-        self.traces = AnswerTraces(resident.prepared)
-        self.answer = Answer(self.loading, WORKSPACE, self.traces, serving.max_new_tokens)
+        self.traces = GenerateTraces(resident.prepared)
+        self.call = GenerateCall(self.loading, WORKSPACE, self.traces, serving.max_new_tokens)
         self.tape = answer_tape(resident.prepared, serving)
 
     def oracle(self, conf=DEFAULT, device=None):
         allocator = CachingAllocator(conf, capacity=device and device.capacity, total=device and device.total)
-        sizes, (events,) = self.loading.on(device and device.total)
+        sizes, (events,) = self.loading.for_device(device and device.total)
         rows = [row[4] for row in self.tape.rows]
         tensor = None
         try:
@@ -81,7 +81,7 @@ def played(request):
 
 def test_events_of_traced_passes_are_those_of_interpreted_ones(played):
     events, sizes, left = [], [], []
-    for number in range(played.answer.passes):
+    for number in range(played.call.passes):
         program, kinds = played.traces.sized(number)
         rows = dict(zip(program.given, left, strict=True))
         for event in program.events:
@@ -97,12 +97,12 @@ def test_events_of_traced_passes_are_those_of_interpreted_ones(played):
 
 @pytest.mark.parametrize("conf", [DEFAULT, EXPANDABLE], ids=["default", "expandable"])
 def test_reserved_memory_is_that_of_interpreted_passes(played, conf):
-    assert CappedAnswers(played.answer, conf).peak_reserved_bytes == played.oracle(conf)[0]
+    assert CappedGenerateReplays(played.call, conf).peak_reserved_bytes == played.oracle(conf)[0]
 
 
 @pytest.mark.parametrize("conf", [DEFAULT, EXPANDABLE], ids=["default", "expandable"])
 def test_course_on_a_device_is_that_of_interpreted_passes(played, conf):
-    capped = CappedAnswers(played.answer, conf)
+    capped = CappedGenerateReplays(played.call, conf)
     peak = capped.peak_reserved_bytes
     for percent in (100, 98, 95, 80, 40):
         capacity = peak * percent // 100
@@ -116,7 +116,7 @@ def test_course_on_a_device_is_that_of_interpreted_passes(played, conf):
 @pytest.mark.parametrize(("model", "method", "serving"), drawn(11, 6))
 def test_drawn_answers_reserve_what_interpreted_passes_do(model, method, serving):
     played = Played(model, method, serving)
-    assert CappedAnswers(played.answer).peak_reserved_bytes == played.oracle()[0]
+    assert CappedGenerateReplays(played.call).peak_reserved_bytes == played.oracle()[0]
 
 
 def test_passes_are_traced_once_while_they_run_the_same_operations():

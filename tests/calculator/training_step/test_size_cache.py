@@ -2,7 +2,7 @@
 
 from calculator.inputs.training import Training
 from calculator.methods.full.method import Full
-from calculator.training_step.by_sizes import BySizes
+from calculator.training_step.size_cache import SizeCache
 
 
 class OfRemainder:
@@ -18,7 +18,7 @@ class OfRemainder:
 
 
 def test_the_trace_that_gave_the_last_result_is_tried_first():
-    cache, tried = BySizes(traces_first=True), []
+    cache, tried = SizeCache(traces_first=True), []
     remainders = iter((0, 1))
 
     def traced(*_):

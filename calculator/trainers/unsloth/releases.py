@@ -1,4 +1,4 @@
-"""What changed between the releases of Unsloth, and with the releases of PyTorch that it runs on.
+"""The changes between releases of Unsloth, and between the releases of PyTorch that it runs on.
 
 Source: Unsloth 2026.8.13 and 2026.10.9, with the unsloth_zoo of the same release.
 """
