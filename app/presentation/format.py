@@ -32,9 +32,9 @@ def margin(count: int) -> str:
 
 
 def about(count: int) -> str:
-    """Format a margin in GiB that is not exact, as short as an exact one: ~+13, ~−0.4."""
+    """Format a margin in GiB that is not exact, as short as an exact one: ≈+13, ≈−0.4."""
     amount, sign = abs(count) / GIB, "−" if count < 0 else "+"
-    return f"~{sign}{amount:,.0f}" if amount >= 10 else f"~{sign}{amount:.1f}"
+    return f"≈{sign}{amount:,.0f}" if amount >= 10 else f"≈{sign}{amount:.1f}"
 
 
 def sentence(text: str) -> str:

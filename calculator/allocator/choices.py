@@ -1,4 +1,4 @@
-"""The free blocks that some events chose, and what the events left. Where they choose alike, they need not be played.
+"""The free blocks that some events chose, and what the events left. Equal choices need not be played again.
 
 A request of `r` is served by the smallest free block of at least `r`, of size `c`, and among equal ones by the first.
 Let events be played from a state `F`. They touch some of its free blocks: they allocate from them, or free a neighbor.
@@ -88,7 +88,7 @@ class Largest(NamedTuple):
 
 
 class Choices:
-    """Recorded events, which are repeated in states where they choose alike."""
+    """Recorded events, which are repeated in states where they choose the same blocks."""
 
     __slots__ = (
         "_added",
@@ -138,7 +138,7 @@ class Choices:
     def repeat(self, pool: FlatPool, places: Places, by: int) -> bool:
         """Repeat the events for rows whose numbers are higher by `by`.
 
-        Return whether they choose alike. If they do not, nothing is done.
+        Return whether they choose the same blocks. If they do not, nothing is done.
         """
         excess = self._excess(pool)
         starts = self._starts(pool, places, by, excess) if excess is not None else None

@@ -1,4 +1,4 @@
-"""The layers of a load that are placed alike. They are placed at once.
+"""The layers of a load that are placed in the same way. They are placed at once.
 
 Each layer requests what the one before requested, for rows of its own, and frees only such rows and those of the layer
 before. Most of what a load requests is cut from one large free block, which the warmup left. So a layer often finds

@@ -276,7 +276,7 @@ class FastReplay:
         return stopped
 
     def _layers(self, n: int, pool: FlatPool, batch: MicroBatch) -> int:
-        """Play a forward pass up to the end of its repeated layers. Layers that are placed alike are placed at once.
+        """Play a forward pass up to the end of its repeated layers. Layers with equal places are placed at once.
 
         Return the index of the first item after them. Only the first step calls this, since it adds the most segments.
         """

@@ -80,7 +80,7 @@ class Loading:
     """The events of loading a model. Event `n` allocates a tensor of `sizes[n]` bytes, and event `~n` frees it.
 
     Attributes:
-        parts: Layers that are read alike, and other events as a layer of their own.
+        parts: Layers that are read in the same way, and other events as a layer of their own.
         parts_before: The number of parts after which the cache is emptied. None if it is not.
         names: The name of each row's tensor.
         most_reserved: The number of bytes that the load reserves on a device with enough room, and returns before the

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: The minimum number of repetitions for which some may be placed at once.
 MIN_REPETITIONS = 6
-#: A repetition is compared with an earlier one if as many repetitions before them were alike in size.
+#: A repetition is compared with an earlier one if as many repetitions before them were equal in size.
 _ALIKE = 4
 #: The maximum number of comparisons without success in a pass.
 _ATTEMPTS = 12

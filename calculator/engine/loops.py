@@ -1,4 +1,4 @@
-"""Loops of a forward pass whose iterations allocate alike.
+"""Loops of a forward pass whose iterations allocate the same tensors.
 
 Five iterations are interpreted, and one of them is repeated.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: granite.py:75 and granitemoe.py:79.
 SCALED = ("cohere", "cohere2", "granite", "granitemoe", "granitemoehybrid")
 
-#: The families with the forward pass of llama.py:38, or with a forward pass of their own that calls the loss alike.
+#: The families with the forward pass of llama.py:38, or with one of their own that calls the loss in the same way.
 FAMILIES = (
     "llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma", "gemma2", "gemma3_text", "gemma4_text", "smollm3",
     "ministral", "ministral3", "olmo", "olmo2", "olmo3", "olmoe", "glm", "glm4", "glm4_moe", "glm4_moe_lite",

@@ -269,9 +269,9 @@ def _layer(
     unit = context.hooks.layer(layer)
     context.parameters.layer = number
     first_leaf = len(context.parameters.leaves)
-    alike = None if checkpointed is None else checkpointed.like_layer(context, number, hidden_states)
-    if alike is not None and alike.is_known(number):
-        return unit.after(alike.record_again(context, unit.before(hidden_states)))
+    equal = None if checkpointed is None else checkpointed.equal_to(context, number, hidden_states)
+    if equal is not None and equal.is_known(number):
+        return unit.after(equal.record_again(context, unit.before(hidden_states)))
     modules = context.layer(layer, f"{context.model.stacks[decodes and len(context.model.stacks) > 1].name}.*.")
     own, given_masks = _shared(context, layer.kind.attention)
     tables = unit.cast(own)
@@ -320,9 +320,9 @@ def _layer(
             )
         return unit.after(checkpoint_reentrant(run, hidden_states, captured, unused=weights, offloads=offloads))
     with_checkpoint = partial(checkpoint, run, captured=captured)
-    if alike is None or tables is not own:
+    if equal is None or tables is not own:
         return unit.after(with_checkpoint(hidden_states))
-    return unit.after(alike.run(context, hidden_states, with_checkpoint, first_leaf))
+    return unit.after(equal.run(context, hidden_states, with_checkpoint, first_leaf))
 
 
 def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Checkpointed layers of a trained pass that are recorded again. Layers that are alike have the same events.
+"""Checkpointed layers of a trained pass that are recorded again. Layers that are equal have the same events.
 
 Of the layers of a class, the first one and the last one are interpreted. The events of those between them follow: in
 the forward pass from the first one, which runs before them, and in the backward pass from the last one. The first one
@@ -129,8 +129,8 @@ class CheckpointedLayers:
             return None
         return cls(context)
 
-    def like_layer(self, context: Context, number: int, x: Tensor) -> EqualLayers | None:
-        """Return the layers that are like a layer, or None if all of them are interpreted."""
+    def equal_to(self, context: Context, number: int, x: Tensor) -> EqualLayers | None:
+        """Return the layers that are equal to a layer, or None if all of them are interpreted."""
         own = _class(context, number)
         if own not in self._last:
             return None

@@ -35,7 +35,7 @@ class EqualPeriods(Periods):
     def _partners(self, rows: Sequence[Allocation]) -> list[list[int]] | None:
         """Return the rows of the first period, the second, the third, and of the code after them, at equal indices.
 
-        `NONE` stands where there is no such row. Return None if the second and the third period are not alike, or if
+        `NONE` stands where there is no such row. Return None if the second and the third period are not equal, or if
         the third one is not played as the second one is.
         """
         passes = [(self.events[slice(*self._forward(n))], self._backward_events(n)) for n in (1, 2)]

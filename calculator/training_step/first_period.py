@@ -4,7 +4,7 @@ A layer of such a pass frees all of its tensors except its output and what it ca
 of the first one alive in addition to all that the first period has. So no more is alive in the first period, and the
 second one represents it too. Only the first period's output is allocated, which the second period takes as its input.
 
-Whether the two are alike is known when the second one has run. If they are not, the pass is interpreted again, with
+Whether the two are equal is known when the second one has run. If they are not, the pass is interpreted again, with
 both.
 """
 

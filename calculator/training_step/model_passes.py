@@ -283,7 +283,7 @@ def run_no_grad_first(outer: Context, forward: Callable[[Context], Outputs]) -> 
 def fills_cache(prepared: PreparedModel) -> bool:
     """Return whether a prefix fills the cache of every layer before the first one runs.
 
-    No two layers are then alike.
+    No two layers are then equal.
     """
     return prepared.method.virtual_tokens > 0 and not prepared.method.embeds_inputs
 

@@ -1,4 +1,4 @@
-"""Layers of a no-grad pass that are recorded again. Layers that are alike have the same events.
+"""Layers of a no-grad pass that are recorded again. Layers that are equal have the same events.
 
 Such a layer frees everything that it allocates, except its output, the entries that it adds to the cache, and
 autocast's copies of its weights. Of other tensors, it only frees the cache entries that it replaces. The decoder still

@@ -363,7 +363,7 @@ class ResidentState:
         return step_temporaries(self.prepared, self.tensors, self.optimizer, self.shards)
 
     def for_run(self, training: Training, device: Device) -> ResidentState:
-        """Return the same state for a run with another batch, length, or device that divides the state alike."""
+        """Return the state for a run with another batch, length, or device that divides the state in the same way."""
         state = object.__new__(ResidentState)  # faster than `copy`, which each further request would call
         vars(state).update(vars(self))
         state.prepared, state.known_of_run = self.prepared.for_run(training, device), {}

@@ -305,12 +305,12 @@ def _window(repetition: Repetition, marks: Mapping[str, int], prefix: str) -> Wi
 
 
 def _has_equal_layers(context: Context) -> bool:
-    """Return whether all layers are alike, except that the first one's input may need no gradient.
+    """Return whether all layers are equal, except that the first one's input may need no gradient.
 
-    They are not alike if layers use different masks, which are freed one before the other; if autocast caches a copy of
+    They are not equal if layers use different masks, which are freed one before the other; if autocast caches a copy of
     the first layer's input; if quantized layers keep their inputs; or if the loss uses every layer's router logits. A
-    checkpointed layer saves only its input. Layers that a sharding couples are not alike either, unless the sharding
-    only gathers around each module. Such gathers are counted per copy, in all passes of a step alike.
+    checkpointed layer saves only its input. Layers that a sharding couples are not equal either, unless the sharding
+    only gathers around each module. Such gathers are counted per copy, in all passes of a step.
     """
     if context.hooks.couples_layers and (
         trainer_of(context.training).facts.runs_other_passes or not context.hooks.calls_modules

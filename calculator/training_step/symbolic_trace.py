@@ -33,7 +33,7 @@ MAX_PATTERNS = 64
 class SymbolicTrace:
     """A run with symbolic sizes, from which runs with other sizes are built.
 
-    Rows of layers that are alike have the same name, shape, dtype, component and size: they are of one kind. Kinds with
+    Rows of layers that are equal have the same name, shape, dtype, component and size: they are of one kind. Kinds with
     different symbols can be equal for some sizes. What runs share depends on which kinds are equal. If layouts are
     compared, it also depends on which other shapes are equal.
     """

@@ -117,7 +117,7 @@ def _unrolled(
     symbols: SymSizes | None,
     repeats_layers: bool,
 ) -> Unrolled | None:
-    """Unroll a micro-batch. Return None if periods or the layers of a no-grad pass are not alike.
+    """Unroll a micro-batch. Return None if periods or the layers of a no-grad pass are not equal.
 
     Without `periods`, the events of every layer are listed. With `repeats_layers`, only one period of the layers of a
     pass under no_grad is interpreted and repeated.

@@ -93,7 +93,7 @@ def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
     resident = [*tensors(last.alive.resident_tensors)]
     copied = step.resident.prepared.method.steps_copies
     if step.partitioned is not None:  # stage 3 gathers weights anew in the optimizer's step
-        begins_with = [*tensors(step.partitioned.before_step)]
+        begins_with = [*tensors(step.partitioned.through_step)]
     else:
         # Where float32 copies are updated, the last peak has the gradients of the copies in place of the weights'.
         begins_with = [*tensors((*step.resident.always, *step.resident.gradients))] if copied else resident

@@ -61,7 +61,7 @@ def _drop_rows_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 def dense_operations(matrices: Iterable[tuple[int, int, int]], batch: int) -> OtherOperations:
     """Return a token's product with each update, and its share of computing it.
 
-    `matrices` are the number of alike matrices, the elements of each, and the operations that compute one.
+    `matrices` are the number of equal matrices, the elements of each, and the operations that compute one.
     """
     count = sum(number * (2 * elements + forming // batch) for number, elements, forming in matrices)
     return OtherOperations(formula="2 × updates + computing them ÷ batch", count=count)

@@ -180,7 +180,7 @@ def _numbered(method: TargetedMethod) -> Iterator[Problem]:
 
 
 def names_one_layer(loc: str, names: tuple[str, ...]) -> Iterator[Problem]:
-    """Yield names that select single layers. All layers of a kind are planned alike."""
+    """Yield names that select single layers. All layers of a kind are planned in the same way."""
     for name in names:
         if any(part.isdigit() for part in name.split(".")):
             message = f"{name} picks one layer; plans that treat layers differently are not modeled"

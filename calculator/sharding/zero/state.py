@@ -193,7 +193,7 @@ class FlatState:
 
     @cached_property
     def equivalence_keys(self) -> list[Hashable]:
-        """By rank, what determines its tensors but for the order in which gradients are ready. Many ranks are alike.
+        """By rank, what determines its tensors but for the order in which gradients are ready. Many ranks are equal.
 
         That is by group: how many parameters the rank owns, with how many elements, which one is the largest, how many
         zeros stand for parameters without a gradient and pad the partition, and whether any gradient is reduced.

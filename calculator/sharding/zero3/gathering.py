@@ -139,7 +139,7 @@ class Gathering:
 
     @cached_property
     def _knows_calls(self) -> bool:
-        """Whether all passes of the only model call its modules alike, and no call replaces weights."""
+        """Whether all passes of the only model call its modules in the same way, and no call replaces weights."""
         is_alone = self.program.runs == 1 and self.first is None and self.program.second_root is None
         return is_alone and not any(map(CAST, self._coordinator.parameters))
 
@@ -226,7 +226,7 @@ class Gathering:
         return tracks
 
     def _no_grad(self, number: int, segments: Sequence[Segment], times: int) -> Iterator[Track]:
-        """Run a model for the rows of one micro-batch after the other, of which those in the middle are alike."""
+        """Run a model for the rows of one micro-batch after the other, of which those in the middle are equal."""
         most = WITH_LONGER_FIRST
         for turn in range(min(most, times)):
             is_last = turn == min(most, times) - 1

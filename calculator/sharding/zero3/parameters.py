@@ -83,7 +83,7 @@ class Live:
 def _sizes(elements: int, dtype: DType, count: int) -> tuple[int, int, int, int]:
     """Return the elements of a partition, and the bytes of a parameter: whole, with padding, and of all partitions.
 
-    They are cached because layers are alike.
+    They are cached because layers are equal.
     """
     partition, item = -(-elements // count), ITEMSIZE[dtype]
     padded = partition * count

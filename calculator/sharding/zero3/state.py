@@ -51,7 +51,7 @@ _Part = tuple[int | None, "Sequence[ResidentTensor]"]
 
 
 class _Elements(dict[ResidentTensor, int]):
-    """The number of elements of tensors, cached because layers are alike."""
+    """The number of elements of tensors, cached because layers are equal."""
 
     def __missing__(self, tensor: ResidentTensor) -> int:
         size = self[tensor] = int(elements(tensor.shape))

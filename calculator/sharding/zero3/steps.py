@@ -42,7 +42,7 @@ def gathering_of(
 ) -> Gathering | NumberedGathering:
     """Return the weights that the steps of a run gather.
 
-    It is cached for runs with other batch sizes that call modules alike.
+    It is cached for runs with other batch sizes that call modules in the same way.
     """
     cached = state.gatherings
     if not cached or not _has_equal_calls(cached[0], last, first):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from calculator.resident.tensor import ResidentTensor
 
 
-def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
+def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops share a signature
     """Run the loop of `_update_group`, whose variables live until the next parameter assigns them."""
     exp_avg = exp_avg_sq = grok_ema = grok_grad = None
     for p in parameters:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.resident.tensor import ResidentTensor
 
 
-def lomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
+def lomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops share a signature
     """Run the update of `Lomo` in float32, after the gradient has been copied.
 
     A float32 gradient is not copied.
@@ -27,7 +27,7 @@ def lomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> 
         del p_fp32
 
 
-def adalomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
+def adalomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops share a signature
     """Run the update of `AdaLomo`, after the gradient has been copied."""
     for p in parameters:
         squared = tape.new(p.shape, "float32", f"{p.name}: gradient squared")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from calculator.resident.tensor import ResidentTensor
 
 
-def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
+def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops share a signature
     """Run the loop over the pairs of A and B, whose variables live until the next pair assigns them."""
     product = inverse = grad = denom_b = denom = None
     for b in parameters:

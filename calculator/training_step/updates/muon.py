@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 STEPS = 5
 
 
-def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
+def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops share a signature
     """Run the loop of `_single_tensor_muon` over matrices, with Nesterov momentum."""
     update: Tensor | None = None
     for p in parameters:

@@ -188,7 +188,7 @@ class FlatPeaks:
     def _peak_point(self, number: int, share: _Share) -> PeakPoint:
         """Return the peak point of a rank in the backward pass, the first one if several are equal.
 
-        Ranks that are alike have the same one if the peak points before and after they get their buffers are.
+        Ranks that are equal have the same one if the peak points before and after they get their buffers are.
         """
         reduction = self._reduction
         first = reduction.reduced.get(number, len(reduction.intervals) - 1)

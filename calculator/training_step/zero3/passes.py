@@ -53,7 +53,7 @@ class Passes:
         self._bucket = Bucket(sizes, self._reducing, dtype)
         #: The peak moments of the forward and the backward pass.
         self.forward = self.backward = EMPTY
-        #: The micro-batches that are alike.
+        #: The micro-batches that are equal.
         self.batches: list[Batch] = []
         self._repeats: Repeats = ()
         self._first: First | None = None

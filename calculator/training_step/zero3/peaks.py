@@ -86,8 +86,20 @@ class PartitionedPeaks:
 
     @property
     def before_step(self) -> tuple[ResidentTensors, ...]:
-        """The tensors on the device before a step, including the persistent weights, which are gathered."""
-        size = self.gathering.passes[0][0].whole.before
+        """The tensors on the device before a step, including what is gathered then."""
+        return self._with_gathered(self.gathering.passes[0][0].whole.before)
+
+    @property
+    def through_step(self) -> tuple[ResidentTensors, ...]:
+        """The tensors that stay through a step, including the persistent weights.
+
+        Gathered 4-bit weights that the graph of the step before keeps are not among them.
+        """
+        persistent = sum(parameter.with_padding for parameter in self._state.all_parameters if parameter.persists)
+        return self._with_gathered(min(persistent, self.gathering.passes[0][0].whole.before))
+
+    def _with_gathered(self, size: int) -> tuple[ResidentTensors, ...]:
+        """Return what is kept, and `size` bytes of gathered weights, by component."""
         adapters = min(size, self._persistent_adapters)
         base = [self._gathered("base_weights", size - adapters)] if size > adapters else []
         return (*self._kept, *base, *([self._gathered("adapter_weights", adapters)] if adapters else []))

@@ -31,9 +31,9 @@ def test_the_page_marks_each_cell_whose_reserved_memory_is_by_the_rule(client):
     rows = client.get("/limits.json").json()["map"]["rows"]
     text = client.get("/limits").text
     cells = re.findall(r'<a class="cell".*?</a>', text, re.DOTALL)
-    assert ["~" in cell for cell in cells] == [cell["reserved"] == "rule" for row in rows for cell in row]
+    assert ["≈" in cell for cell in cells] == [cell["reserved"] == "rule" for row in rows for cell in row]
     ruled = client.get("/limits?reserved=rule").text
-    assert "~" not in ruled[ruled.index('<table class="map">') :]
+    assert "≈" not in ruled[ruled.index('<table class="map">') :]
 
 
 def test_the_page_names_the_run(client):

@@ -29,7 +29,7 @@ def test_margins_always_have_a_sign():
 
 
 def test_a_margin_that_is_not_exact_has_fewer_digits():
-    assert [about(int(gib * 2**30)) for gib in (13.1, 7.04, -0.42, -1526.6)] == ["~+13", "~+7.0", "~−0.4", "~−1,527"]
+    assert [about(int(gib * 2**30)) for gib in (13.1, 7.04, -0.42, -1526.6)] == ["≈+13", "≈+7.0", "≈−0.4", "≈−1,527"]
 
 
 def test_exact_sizes_are_to_the_last_byte():

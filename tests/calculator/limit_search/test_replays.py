@@ -106,7 +106,8 @@ def test_the_last_length_that_kernels_align_to_is_found_with_few_replays(monkeyp
     answer = solved(body, "sequence_length")
     assert list(faults(answer)) == []
     assert answer.value % 8 == 0
-    assert [answer.value, answer.above.value, answer.value + 8, answer.value + 16] == sorted(tried)[1:]
+    assert {answer.value, answer.above.value, answer.value + 8, answer.value + 16} <= set(tried)
+    assert len(tried) == 8
 
 
 def test_the_requests_own_value_is_the_answer_if_it_fits_above_others_that_do_not():
