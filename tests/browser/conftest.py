@@ -30,7 +30,7 @@ ARTIFACTS = Path(__file__).parent.parent.parent / "artifacts"
 def pytest_collection_modifyitems(items):
     here = f"{Path(__file__).parent}{os.sep}"
     for item in items:
-        if str(item.path).startswith(here):  # Path.parents would take 50 µs of each of all tests
+        if str(item.path).startswith(here):  # Path.parents takes a second for all tests
             item.add_marker(pytest.mark.browser)
 
 

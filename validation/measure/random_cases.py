@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
-from calculator.estimation.estimate import resident_state
+from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES
 from validation.measure.step_cases import StepCase
@@ -42,7 +43,7 @@ def random_cases(seed: int, count: int, machine: dict[str, Any]) -> Iterator[Ste
         family = body["model"]["config"]["model_type"]
         case = StepCase(name=f"seed {seed}, {number}: {family}, {method}, {shape}", body=body)
         try:
-            resident_state(parse_request(body))
+            estimate(replace(parse_request(body), reserved="rule"))
         except PlanError:
             continue
         yield case

@@ -48,8 +48,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 TRAINERS = ("transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-orpo", "trl-reward")
 
+#: The trainers that generate, with short completions: each token is a pass.
+GENERATING = ("trl-grpo", "trl-rloo")
+
 _CHECKPOINTED, _AUTOCAST = {"gradient_checkpointing": True}, {"autocast": "bfloat16"}
 _FLOAT32 = {"dtype": "float32"}
+_SHORT = {"sequence_length": 128, "max_completion_length": 16}
 
 #: Each trainer's steps of other families: the method, and the training settings that differ from the defaults.
 VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -66,6 +70,9 @@ def trainer_cases(machine: dict[str, Any]) -> Iterator[StepCase]:
     for trainer in TRAINERS:
         yield from (_case(trainer, "llama", name, _AUTOCAST, machine) for name in ("full", "lora", "qlora"))
         yield from (_case(trainer, *variant, machine) for variant in VARIANTS)
+    for trainer in GENERATING:
+        yield from (_case(trainer, "llama", name, _AUTOCAST | _SHORT, machine) for name in ("full", "lora", "qlora"))
+        yield _case(trainer, "llama", "full", _CHECKPOINTED | _SHORT, machine)
 
 
 def _case(trainer: str, family: str, name: str, training: dict[str, Any], machine: dict[str, Any]) -> StepCase:

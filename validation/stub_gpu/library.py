@@ -86,6 +86,7 @@ def environment(libraries: Iterable[Path], card: GPU, multiprocessors: int) -> d
     return {
         **os.environ,
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # requests that run out of memory are expected
+        "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",  # cuDNN is closed, and does not run on a stub
         "LD_PRELOAD": ":".join(map(str, libraries)),
         "STUB_GPU_NAME": card.name,
         "STUB_GPU_MEMORY": str(card.usable_bytes),

@@ -21,7 +21,7 @@ CONFIG = {
     "num_attention_heads": 4,
     "vocab_size": 1000,
 }
-#: Runs commands one after the other, as their own processes would: whatever a command keeps, each of these fails.
+#: Runs commands in one process, and prints the status, the output and the errors of each.
 SEVERAL = """
 import contextlib, io, json, sys
 from app.__main__ import main
@@ -169,7 +169,7 @@ def failures(address, tmp_path_factory):
     return dict(zip(commands, json.loads(ran.stdout), strict=True))
 
 
-@pytest.mark.parametrize(("arguments", "words"), FAILURES, ids=lambda value: value[0])
+@pytest.mark.parametrize(("arguments", "words"), FAILURES, ids=[" ".join(arguments) for arguments, _ in FAILURES])
 def test_every_failed_download_is_reported_with_what_to_do(failures, arguments, words):
     status, output, errors = failures[arguments]
     assert (status, output) == (2, "")
