@@ -7,7 +7,7 @@ what an earlier one found, at higher addresses.
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -49,21 +49,19 @@ def shifted_rows(events: Sequence[int], rows: int) -> list[int]:
 class _Start(NamedTuple):
     """The state of a pool where a layer starts.
 
-    Addresses are relative to the start of the largest free block. Blocks that no layer uses, from this one on, are left
-    out: they are smaller than every request, and end before everything else that is free or that a layer frees.
+    Blocks that no layer uses, from this one on, are left out: they are smaller than every request, and what is before
+    and after them is not freed.
 
     Attributes:
         first, last: The addresses of the largest free block.
-        edge: The lowest address of everything else that is free or freed.
-        near: The relative places of other free blocks from there on.
-        freed: The relative places of the rows that the layer frees.
+        near: The places of other free blocks, relative to the start of the largest one.
+        freed: The places of the rows that the layer frees.
         unused: The keys of blocks that are left out.
         segments: The number of segments.
     """
 
     first: int
     last: int
-    edge: int
     near: tuple[Placed, ...]
     freed: tuple[Placed, ...]
     unused: set[int]
@@ -112,9 +110,9 @@ def _placed_at_once(
         times = max(0, min((layers.times - number) // period, certain))
         _repeat(pool, earlier, later, times)
         by = times * (later.first - earlier.first)
-        for row, (address, behind) in zip(carried, of_next, strict=True):
-            at = row + (number + times * period) * layers.step
-            places[0][at], places[1][at] = address + by, behind + by
+        for row, block, (address, behind) in zip(carried, earlier.freed, later.freed, strict=True):
+            at, moves = row + (number + times * period) * layers.step, block != (address, behind)
+            places[0][at], places[1][at] = (address + by, behind + by) if moves else (address, behind)
         return number + times * period
     return most
 
@@ -138,40 +136,53 @@ def _only_carried(layers: EqualLayers, own: set[int], carried: Iterable[int], fr
 
 def _start(pool: FlatPool, freed: Sequence[Placed], least: int) -> _Start:
     *others, (first, last) = pool.blocks(pool.free_keys)
-    edge = min([first, *(start for start, _ in freed), *(start for start, end in others if end - start >= least)])
-    near = [block for block in others if block[1] >= edge]
+    edges = {*chain.from_iterable(freed)}
+    is_used = [end - start >= least or start in edges or end in edges for start, end in others]
     return _Start(
         first=first,
         last=last,
-        edge=edge,
-        near=tuple((start - first, end - first) for start, end in near),
-        freed=tuple((start - first, end - first) for start, end in freed),
-        unused={key for key, (_, end) in zip(pool.free_keys, others, strict=False) if end < edge},
+        near=tuple((start - first, end - first) for start, end in compress(others, is_used)),
+        freed=tuple(freed),
+        unused={key for key, used in zip(pool.free_keys, is_used, strict=False) if not used},
         segments=len(pool.segments),
     )
 
 
 def _are_equal(earlier: _Start, later: _Start) -> bool:
-    """Return whether a layer finds what an earlier one found, at higher addresses."""
+    """Return whether a layer finds what an earlier one found, at higher addresses.
+
+    Freed rows may be where those of the earlier layer were, if everything else is behind them. Then they keep their
+    order, and no free block is next to them.
+    """
+    by = later.first - earlier.first
     return (
         earlier.near == later.near
-        and earlier.freed == later.freed
         and earlier.last == later.last
         and earlier.segments == later.segments
-        and earlier.first < later.first
+        and by > 0
         and earlier.unused <= later.unused
+        and all(
+            block == (start - by, end - by) or (block == (start, end) and end < _edge(earlier, later))
+            for block, (start, end) in zip(earlier.freed, later.freed, strict=True)
+        )
     )
+
+
+def _edge(earlier: _Start, later: _Start) -> int:
+    """Return the lowest address that is free, or freed by a layer, and moves from a layer to the later one."""
+    moving = [start for (start, _), block in zip(earlier.freed, later.freed, strict=True) if block[0] != start]
+    return min([earlier.first, *moving, *(earlier.first + start for start, _ in earlier.near)])
 
 
 def _repeat_count(pool: FlatPool, earlier: _Start, later: _Start, highest: int) -> int:
     """Return how many more times what was placed between two starts is certain to be placed in the same way.
 
     `highest` is the highest end address of what was placed. The largest block was never cut beyond it. So every other
-    block that is used is between `edge` and that address. As long as the largest block is larger than this, it serves
-    a request only if no other block does.
+    block that is used is between `_edge` and that address, or is one of the freed rows. As long as the largest block
+    is larger than these, it serves a request only if no other block does.
     """
     highest = max(highest, later.first)
-    reach = max(highest - earlier.edge, pool.waste)
+    reach = max(highest - _edge(earlier, later), pool.waste, *(end - start for start, end in earlier.freed))
     return (later.last - highest - reach - 1) // (later.first - earlier.first)
 
 

@@ -8,11 +8,13 @@ the cache; then PEFT's own modules.
 from __future__ import annotations
 
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from calculator.allocator.equal_layers import EqualLayers, shifted_rows
+from calculator.allocator.reads import Read, constants_of_4_bits, read_to_4_bits
 from calculator.common.dtype import ITEMSIZE, rounded
 from calculator.resident.per_parameter import tensors
+from calculator.resident.quantization import BOOK
 from calculator.stack.releases import release
 
 if TYPE_CHECKING:
@@ -56,26 +58,6 @@ def one_by_one(resident: Iterable[ResidentTensors]) -> list[ResidentTensor]:
     return repeated
 
 
-class Read(NamedTuple):
-    """The requests that reading a tensor makes.
-
-    Attributes:
-        names, sizes: The names and sizes of the tensor's forms, in order: the dense form if the tensor is quantized
-            (to 8 bits, also the dense form in float16), the tensor itself, and the float32 form of an 8-bit constant.
-        row: The index of the tensor itself among `sizes`.
-        freed: The indices of the other forms, which are freed when the next weight is read.
-        is_constant: Whether the tensor is a part of the quantized form of the weight before it.
-        is_recast: Whether the tensor is cast after all tensors are read.
-    """
-
-    names: list[str]
-    sizes: list[int]
-    row: int
-    freed: tuple[int, ...]
-    is_constant: bool
-    is_recast: bool
-
-
 class Loading:
     """The events of loading a model. Event `n` allocates a tensor of `sizes[n]` bytes, and event `~n` frees it.
 
@@ -88,7 +70,7 @@ class Loading:
         loaded: The small and the large pool that the last fast replay of the load left, on an unlimited device.
     """
 
-    __slots__ = ("_events", "loaded", "most_reserved", "names", "parts", "parts_before", "sizes", "training")
+    __slots__ = ("_book", "_events", "loaded", "most_reserved", "names", "parts", "parts_before", "sizes", "training")
 
     def __init__(self, state: tuple[ResidentTensor, ...], training: Training, *, empties: bool = False) -> None:
         """List the events of a load. `empties`: whether the cache is emptied before tensors are added to the model."""
@@ -97,9 +79,10 @@ class Loading:
         warmup = sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)
         self._request([WARMUP], [rounded(warmup)])
         self.add_events([~0])
-        reads = {tensor: self._read_of(tensor) for tensor in base}
-        by_name: list[ResidentTensor] = sorted(base, key=self._key)
-        self._recast(base, reads, self._read(by_name, reads))
+        reads = self._reads(base)
+        read = [tensor for tensor in base if tensor in reads]
+        by_name: list[ResidentTensor] = sorted(read, key=self._key)
+        self._recast(read, reads, self._read(by_name, reads))
         if empties:
             self._empty_cache()
         for group, count in layers(tensor for tensor in state if not tensor.base):
@@ -113,6 +96,8 @@ class Loading:
         self.parts: list[EqualLayers] = []
         self.parts_before: int | None = None
         self._events: list[int] | None = None
+        #: The code book that bitsandbytes creates when it quantizes the first constants, until it has.
+        self._book: ResidentTensor | None = None
         self.loaded: tuple[FlatPool, FlatPool] | None = None
 
     @property
@@ -204,11 +189,39 @@ class Loading:
                 self.add_events(dense)
                 dense = []
             start = len(self.sizes)
-            self._request(read.names, read.sizes)
+            self._add_read(read)
             dense += [~(start + row) for row in read.freed]
             if read.is_recast:
                 recast.setdefault(read.names[read.row], []).append(start + read.row)
         return dense
+
+    def _add_read(self, read: Read) -> None:
+        """Add the requests of reading a tensor."""
+        start = len(self.sizes)
+        self.sizes += read.sizes
+        self.names += read.names
+        events = shifted_rows(read.events, start)
+        if self._book is not None and read.book is not None:
+            events.insert(read.book, len(self.sizes))
+            self.sizes.append(rounded(_size(self._book)))
+            self.names.append(self._book.name)
+            self._book = None
+        self.add_events(events)
+
+    def _reads(self, base: list[ResidentTensor]) -> dict[ResidentTensor, Read]:
+        """Return how tensors are read. Constants of 4-bit weights are read with their weights."""
+        of_4_bits = constants_of_4_bits(base)
+        weights = {tensor.name: tensor for tensor in base if tensor.name in of_4_bits and _packed(tensor)}
+        constants = {constant for name in weights for constant in of_4_bits[name].values()}
+        self._book = next((tensor for tensor in base if weights and tensor.name == BOOK), None)
+        found: dict[ResidentTensor, Read] = {}
+        for tensor in base:
+            if tensor.name in weights:
+                dense = tensor.parameters * ITEMSIZE[self.training.dtype]
+                found[tensor] = read_to_4_bits(tensor, dense, _size(tensor), of_4_bits[tensor.name])
+            elif tensor not in constants and tensor is not self._book:
+                found[tensor] = self._read_of(tensor)
+        return found
 
     def _read_of(self, tensor: ResidentTensor) -> Read:
         packed, is_constant = _packed(tensor), tensor.component == "quantization_constants"
@@ -224,6 +237,7 @@ class Loading:
             names=[tensor.name] * len(sizes),
             sizes=[*map(rounded, sizes)],
             row=row,
+            events=range(len(sizes)),
             freed=tuple(index for index in range(len(sizes)) if index != row),
             is_constant=is_constant,
             is_recast=bool(tensor.parameters) and not tensor.packed and tensor.dtype != self.training.dtype,

@@ -24,6 +24,8 @@ BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 #: The number of constants that share one second-level constant. Source: bitsandbytes.functional.quantize_4bit
 #: (blocksize=256).
 NESTED_BLOCKSIZE = 256
+#: The name of the code book of nested constants that bitsandbytes keeps.
+BOOK = "name2qmap.dynamic"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,6 @@ def code_book(model: Model, quantization: Quantization) -> tuple[ResidentTensor,
 
     Source: bitsandbytes/functional.py, quantize_blockwise, name2qmap.
     """
-    code = ResidentTensor(name="name2qmap.dynamic", shape=(256,), dtype="float32", component="quantization_constants")
+    code = ResidentTensor(name=BOOK, shape=(256,), dtype="float32", component="quantization_constants")
     converts = any(converted(path, module, model) for path, module in model.paths)
     return (code,) if quantization.double_quant and converts else ()

@@ -15,7 +15,7 @@ from calculator.common.dtype import ITEMSIZE, rounded
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from calculator.allocator.loading import Read
+    from calculator.allocator.reads import Read
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
     from calculator.resident.tensor import ResidentTensor
@@ -118,7 +118,9 @@ class FusesExperts(Loading):
         if not from_parts(tensor, self._model_type):
             return read
         weights = fused(tensor, self._model_type, self.training.dtype)
-        return read._replace(names=[STACKED, tensor.name], sizes=[weights.read, weights.result], row=1, freed=(0,))
+        return read._replace(
+            names=[STACKED, tensor.name], sizes=[weights.read, weights.result], row=1, events=(0, 1), freed=(0,)
+        )
 
 
 def read_ahead(

@@ -104,4 +104,4 @@ def test_a_load_is_placed_where_its_events_are_one_by_one(monkeypatch, large, em
     before = load(pools[0], parts, sizes, ([0] * len(sizes), [0] * len(sizes)), loading.parts_before)
     assert before == reserved
     assert state(pools[0]) == state(pools[1])
-    assert not large or len(numbers) < 35
+    assert not large or len(numbers) < 40

@@ -12,14 +12,14 @@ from calculator.estimation.request import parse_request
 
 SHIFT = 40
 WORKSPACES = (8_519_680, 8_519_680)
-LLAMA_8B = {
-    "model": "meta-llama/Llama-3.1-8B",
+LLAMA_3B = {
+    "model": "meta-llama/Llama-3.2-3B",
     "method": {"name": "qlora", "r": 16, "target_modules": "all-linear"},
 }
 
 
 def replay():
-    run = FastReplay(resident_state(parse_request(LLAMA_8B)), WORKSPACES)
+    run = FastReplay(resident_state(parse_request(LLAMA_3B)), WORKSPACES)
     run.load()
     return run
 
