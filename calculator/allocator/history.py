@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.allocator.history_run import HistoryRun
-    from calculator.allocator.machines import Machine, Placed
+    from calculator.allocator.machines import FlatMachine, Machine, Placed
     from calculator.allocator.out_of_memory import DeviceMemory
     from calculator.allocator.played_steps import PlayedSteps
     from calculator.devices.outcome import ReplayPhase
@@ -154,6 +154,15 @@ class History:
         """Free the gradients of the last step, as `optimizer.zero_grad` does."""
         self.machine.free(self.gradients)
         self.gradients = []
+
+    def close_gaps(self, machine: FlatMachine) -> None:
+        """Close the gaps between segments that released ones left, so that more steps begin in the same state.
+
+        `machine` is the history's own. There are no gradients.
+        """
+        count = len(self.left)
+        blocks = machine.close_gaps([*self.left, *self._buckets])
+        self.left, self._buckets = blocks[:count], blocks[count:]
 
     def _note(self) -> None:
         """Store what the load or a step reserved."""

@@ -8,7 +8,7 @@ the cache; then PEFT's own modules.
 from __future__ import annotations
 
 from itertools import chain, groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.equal_layers import EqualLayers, shifted_rows
 from calculator.allocator.reads import Read, constants_of_4_bits, read_to_4_bits
@@ -34,11 +34,35 @@ UNTOUCHED = 1.2 * (1 << 30)
 #: The first release of PEFT whose prepare_model_for_kbit_training empties the cache.
 #: Source: peft 0.20.0, utils/other.py (auto_clear_cache).
 EMPTIES_CACHE = (0, 20)
+#: The first major release of transformers that reads the next weight before it frees the last one.
+#: Source: transformers 5.0, core_model_loading.py.
+READS_AHEAD = 5
 
 
-def empties_cache(prepared: PreparedModel) -> bool:
-    """Return whether PEFT empties the cache after it has cast the weights of a loaded model to float32."""
-    return prepared.method.is_cast_to_float32 and release(prepared.stack.peft)[:2] >= EMPTIES_CACHE
+class LoadingOptions(NamedTuple):
+    """How the releases of a stack load a model.
+
+    Attributes:
+        empties_cache: Whether PEFT empties the cache after it has cast the weights of the loaded model to float32.
+        reads_ahead: Whether the next weight is read before the last one is freed, so that float32 constants of 4-bit
+            weights leave holes of their own. Before transformers 5, a weight is freed as soon as it is quantized, and
+            published peaks in whole blocks (`fms_acceleration`) have no such holes.
+    """
+
+    empties_cache: bool = False
+    reads_ahead: bool = True
+
+
+def loading_options(prepared: PreparedModel) -> LoadingOptions:
+    """Return how a run's releases load its model."""
+    stack = prepared.stack
+    return LoadingOptions(
+        empties_cache=prepared.method.is_cast_to_float32 and release(stack.peft)[:2] >= EMPTIES_CACHE,
+        reads_ahead=release(stack.transformers)[0] >= READS_AHEAD,
+    )
+
+
+_DEFAULT = LoadingOptions()
 
 
 def layers(resident: Iterable[ResidentTensors]) -> Iterator[tuple[list[ResidentTensor], int]]:
@@ -72,18 +96,20 @@ class Loading:
 
     __slots__ = ("_book", "_events", "loaded", "most_reserved", "names", "parts", "parts_before", "sizes", "training")
 
-    def __init__(self, state: tuple[ResidentTensor, ...], training: Training, *, empties: bool = False) -> None:
-        """List the events of a load. `empties`: whether the cache is emptied before tensors are added to the model."""
+    def __init__(
+        self, state: tuple[ResidentTensor, ...], training: Training, options: LoadingOptions = _DEFAULT
+    ) -> None:
+        """List the events of a load."""
         self._begin(training)
         base = [tensor for tensor in state if tensor.base]
         warmup = sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)
         self._request([WARMUP], [rounded(warmup)])
         self.add_events([~0])
-        reads = self._reads(base)
+        reads = self._reads(base) if options.reads_ahead else {tensor: self._read_of(tensor) for tensor in base}
         read = [tensor for tensor in base if tensor in reads]
         by_name: list[ResidentTensor] = sorted(read, key=self._key)
         self._recast(read, reads, self._read(by_name, reads))
-        if empties:
+        if options.empties_cache:
             self._empty_cache()
         for group, count in layers(tensor for tensor in state if not tensor.base):
             self._request([tensor.name for tensor in group], [rounded(_size(tensor)) for tensor in group], count)

@@ -118,6 +118,15 @@ class FlatMachine:
         """Return wholly free segments."""
         self._device.empty_cache()
 
+    def close_gaps(self, blocks: Sequence[Placed]) -> list[Placed]:
+        """Close the gaps between segments that released ones left. Return where the blocks are then."""
+        moves = self._device.close_gaps()
+        pools = self._device.pools([address for address, _ in blocks])
+        return [
+            (moves[pool].moved(address), moves[pool].moved(behind)) if pool in moves else (address, behind)
+            for pool, (address, behind) in zip(pools, blocks, strict=True)
+        ]
+
     def state(self) -> Hashable:
         """Return all that the placement of further rows depends on."""
         return self._device.state()

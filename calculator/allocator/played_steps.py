@@ -31,6 +31,7 @@ class PlayedSteps:
         machine = history.machine
         assert isinstance(machine, FlatMachine)
         history.set_gradients_to_none()
+        history.close_gaps(machine)
         empties = history.empty_cache is not None and history.empty_cache.in_step(history.steps)
         key = step, empties, min(history.steps, 2), machine.state(), *history.left
         if key in self._ends:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from calculator.allocator.loading import Loading, empties_cache
+from calculator.allocator.loading import Loading, loading_options
 from calculator.sharding.ddp_buffers import IN_FLIGHT, construction_broadcasts
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class ReplicatedLoading(Loading):
 
     def __init__(self, resident: ResidentState) -> None:
         prepared = resident.prepared
-        super().__init__(resident.tensors, prepared.training, empties=empties_cache(prepared))
+        super().__init__(resident.tensors, prepared.training, loading_options(prepared))
         in_flight: deque[int | None] = deque()
         for flat in (*construction_broadcasts(resident.prepared), *[None] * IN_FLIGHT):
             row = in_flight.popleft() if len(in_flight) == IN_FLIGHT else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.broadcast_loading import LoadedByBroadcast, broadcasts
 from calculator.allocator.host_loading import HostLoading
-from calculator.allocator.loading import Loading, empties_cache, one_by_one
+from calculator.allocator.loading import Loading, loading_options, one_by_one
 from calculator.allocator.replicated_loading import ReplicatedLoading
 from calculator.allocator.zero_loading import FlattenedLoading, PartitionedLoading
 from calculator.architecture.dimension import elements
@@ -43,11 +43,11 @@ def loading_of(resident: ResidentState) -> Loading:
         return PartitionedLoading(resident, resident.partitioned)
     if prepared.device.sharding != "fsdp":
         known, replicated = resident.known, prepared.device.sharding == "ddp"
-        empties = empties_cache(prepared)
-        key = "replicated loading" if replicated else "loading", empties
+        options = loading_options(prepared)
+        key = "replicated loading" if replicated else "loading", options
         if key not in known:
             tensors, training = resident.tensors, prepared.training
-            known[key] = ReplicatedLoading(resident) if replicated else Loading(tensors, training, empties=empties)
+            known[key] = ReplicatedLoading(resident) if replicated else Loading(tensors, training, options)
         found: Loading = known[key]
         return found
     if broadcasts(prepared):
@@ -119,7 +119,7 @@ class LoadedWhole(Loading):
 
     def __init__(self, resident: ResidentState) -> None:
         prepared = resident.prepared
-        super().__init__(resident.whole, prepared.training, empties=empties_cache(prepared))
+        super().__init__(resident.whole, prepared.training, loading_options(prepared))
         sharded = {tensor.name for tensor in resident.whole if is_sharded(tensor)}
         freed = {~event for event in self.events if event < 0}
         whole = [row for row, name in enumerate(self.names) if row not in freed and name in sharded]

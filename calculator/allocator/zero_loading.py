@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.allocator.host_loading import HostLoading
-from calculator.allocator.loading import Loading, empties_cache, one_by_one
+from calculator.allocator.loading import Loading, loading_options, one_by_one
 from calculator.allocator.segments import SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class FlattenedLoading(HostLoading):
             # The weights of frozen layers have the names of trained ones.
             rows = zip(one_by_one(tensors), self._allocate(tensors), strict=True)
             return [row for tensor, row in rows if tensor.trained and tensor.name in of_last]
-        whole = Loading(tensors, prepared.training, empties=empties_cache(prepared))
+        whole = Loading(tensors, prepared.training, loading_options(prepared))
         self.names, self.sizes, self.parts = whole.names, whole.sizes, whole.parts
         self.parts_before = whole.parts_before
         freed = {~event for event in self.events if event < 0}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.generate_capacity import EXPANDABLE, CappedGenerateReplays
 from calculator.allocator.generate_replay import GenerateCall
-from calculator.allocator.loading import Loading
+from calculator.allocator.loading import Loading, loading_options
 from calculator.allocator.segments import SMALL_SEGMENT, whole_pages
 from calculator.devices.outcome import ReplayResult
 from calculator.estimation.device_replay import DeviceReplay
@@ -40,7 +40,7 @@ class ServingReplay(DeviceReplay):
         conf: AllocConf,
     ) -> None:
         super().__init__(resident, (workspace, 0), live_bytes=live_bytes, context_bytes=context_bytes, conf=conf)
-        loading = Loading(state, resident.prepared.training)
+        loading = Loading(state, resident.prepared.training, loading_options(resident.prepared))
         self._call = GenerateCall(loading, workspace, GenerateTraces(resident.prepared), tokens)
         self._replays: dict[AllocConf, CappedGenerateReplays] = {}
 

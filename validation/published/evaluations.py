@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.equal_layers import shifted_rows
 from calculator.allocator.history import History
-from calculator.allocator.loading import Loading, empties_cache
+from calculator.allocator.loading import Loading, loading_options
 from calculator.common.dtype import ITEMSIZE, rounded
 from calculator.engine.repetition import Repetition
 from calculator.engine.tape import Tape
@@ -53,7 +53,7 @@ class LoadedAndEvaluated(Loading):
     def __init__(self, resident: ResidentState, evaluated: PreparedModel) -> None:
         """`evaluated` is the model of the passes, with the run's batch size and its longest sequence."""
         prepared = resident.prepared
-        super().__init__(resident.tensors, prepared.training, empties=empties_cache(prepared))
+        super().__init__(resident.tensors, prepared.training, loading_options(prepared))
         tape, training = _forward(evaluated), evaluated.training
         sizes, names = [row[4] for row in tape.rows], [row[0] for row in tape.rows]
         outputs = [row for row, name in enumerate(names) if sizes[row] and is_output(name, evaluated.model)]

@@ -6,7 +6,7 @@ import pytest
 
 from calculator.allocator.equal_layers import EqualLayers, play_equal_layers
 from calculator.allocator.flat_pool import FlatPool
-from calculator.allocator.loading import Loading
+from calculator.allocator.loading import Loading, LoadingOptions
 from calculator.allocator.played_load import load, parts_by_pool
 from calculator.allocator.segments import BLOCK
 from calculator.estimation.estimate import resident_state
@@ -89,7 +89,7 @@ def test_layers_of_which_others_free_rows_are_placed_one_by_one():
 @pytest.mark.parametrize("large", [False, True])
 def test_a_load_is_placed_where_its_events_are_one_by_one(monkeypatch, large, empties):
     resident = resident_state(parse_request(LLAMA_70B))
-    loading = Loading(resident.tensors, resident.prepared.training, empties=empties)
+    loading = Loading(resident.tensors, resident.prepared.training, LoadingOptions(empties_cache=empties))
     sizes = [size // BLOCK for size in loading.sizes]
     parts = parts_by_pool(loading.parts, sizes)[large]
     pools = FlatPool(SHIFT, small=not large), FlatPool(SHIFT, small=not large)

@@ -19,6 +19,7 @@ OF_TRAINING = {
     "drops_states",
     "empties_cache",
     "forward_in",
+    "is_cast_to_float32",
     "keeps_inputs",
     "kept",
     "needs_no_cache",
