@@ -101,7 +101,7 @@ def test_the_last_length_that_kernels_align_to_is_found_with_few_replays(monkeyp
         "model": "google/gemma-3-270m",
         "method": QLORA["method"],
         "training": {"gradient_checkpointing": True},
-        "device": {"gpu": "rtx-4090"},
+        "device": {"gpu": "l4"},
     }
     answer = solved(body, "sequence_length")
     assert list(faults(answer)) == []
