@@ -214,25 +214,31 @@ class Loading:
             if dense and not read.is_constant:
                 self.add_events(dense)
                 dense = []
-            start = len(self.sizes)
-            self._add_read(read)
+            start = self._add_read(read)
             dense += [~(start + row) for row in read.freed]
             if read.is_recast:
                 recast.setdefault(read.names[read.row], []).append(start + read.row)
         return dense
 
-    def _add_read(self, read: Read) -> None:
-        """Add the requests of reading a tensor."""
+    def _add_read(self, read: Read) -> int:
+        """Add the requests of reading a tensor. Return the first of their rows.
+
+        The code book has the row before them, so that the rows of all layers are equally far from each other.
+        """
+        before = len(self.sizes)
+        book = None if read.book is None else self._book
+        if book is not None:
+            self.sizes.append(rounded(_size(book)))
+            self.names.append(book.name)
+            self._book = None
         start = len(self.sizes)
         self.sizes += read.sizes
         self.names += read.names
         events = shifted_rows(read.events, start)
-        if self._book is not None and read.book is not None:
-            events.insert(read.book, len(self.sizes))
-            self.sizes.append(rounded(_size(self._book)))
-            self.names.append(self._book.name)
-            self._book = None
+        if read.book is not None and book is not None:
+            events.insert(read.book, before)
         self.add_events(events)
+        return start
 
     def _reads(self, base: list[ResidentTensor]) -> dict[ResidentTensor, Read]:
         """Return how tensors are read. Constants of 4-bit weights are read with their weights."""

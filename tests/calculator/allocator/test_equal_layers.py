@@ -105,3 +105,15 @@ def test_a_load_is_placed_where_its_events_are_one_by_one(monkeypatch, large, em
     assert before == reserved
     assert state(pools[0]) == state(pools[1])
     assert not large or len(numbers) < 40
+
+
+@pytest.mark.parametrize("model", ["nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "meta-llama/Llama-3.1-70B"])
+def test_a_row_of_a_load_is_allocated_once_and_freed_at_most_once(model):
+    resident = resident_state(parse_request({**LLAMA_70B, "model": model}))
+    alive = set()
+    for event in Loading(resident.tensors, resident.prepared.training).events:
+        if event >= 0:
+            assert event not in alive
+            alive.add(event)
+        else:
+            alive.remove(~event)
