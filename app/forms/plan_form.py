@@ -157,7 +157,7 @@ class Form(TypedForm):
 
 
 def _grouped(typed: str) -> str:
-    """Return a typed number with separators of thousands; other text as it is."""
+    """Return a number with separators of thousands, or any other text unchanged."""
     return f"{int(typed):,}" if typed.isdecimal() else typed
 
 

@@ -44,9 +44,9 @@ class LoadingOptions(NamedTuple):
 
     Attributes:
         empties_cache: Whether PEFT empties the cache after it has cast the weights of the loaded model to float32.
-        reads_ahead: Whether the next weight is read before the last one is freed, so that float32 constants of 4-bit
-            weights leave holes of their own. Before transformers 5, a weight is freed as soon as it is quantized, and
-            published peaks in whole blocks (`fms_acceleration`) have no such holes.
+        reads_ahead: Whether the next weight is read before the last one is freed, so that free blocks of 4-bit
+            weights' float32 constants are not merged with it. Before transformers 5, a weight is freed as soon as it is
+            quantized, and published peaks in whole blocks (`fms_acceleration`) equal those of merged blocks.
     """
 
     empties_cache: bool = False
@@ -225,18 +225,16 @@ class Loading:
 
         The code book has the row before them, so that the rows of all layers are equally far from each other.
         """
-        before = len(self.sizes)
-        book = None if read.book is None else self._book
-        if book is not None:
-            self.sizes.append(rounded(_size(book)))
-            self.names.append(book.name)
-            self._book = None
         start = len(self.sizes)
+        events = shifted_rows(read.events, start)
+        if read.book is not None and self._book is not None:
+            self.sizes.append(rounded(_size(self._book)))
+            self.names.append(self._book.name)
+            self._book, start = None, start + 1
+            events = shifted_rows(read.events, start)
+            events.insert(read.book, start - 1)
         self.sizes += read.sizes
         self.names += read.names
-        events = shifted_rows(read.events, start)
-        if read.book is not None and book is not None:
-            events.insert(read.book, before)
         self.add_events(events)
         return start
 
