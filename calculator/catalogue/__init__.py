@@ -74,7 +74,7 @@ def read(file: str) -> Any:
     return json.loads(files(__name__).joinpath(file).read_text(encoding="utf-8"))
 
 
-def closest(name: str, names: list[str]) -> list[str]:
+def similar_names(name: str, names: list[str]) -> list[str]:
     """Return at most five known names that are similar to a name, the closest first."""
     exact = {spelling.lower(): spelling for spelling in names}
     key = name.lower()
@@ -130,15 +130,15 @@ def _owner(name: str) -> str:
 
 
 def _suggestion(name: str) -> str:
-    near, instead = _near(_key(name)[:100].replace(" ", "-")), 'give its config.json as {"config": {...}}'
+    near, instead = _similar_names(_key(name)[:100].replace(" ", "-")), 'give its config.json as {"config": {...}}'
     return f"did you mean {', '.join(near)}? Or {instead}" if near else instead
 
 
-def _near(key: str) -> list[str]:
+def _similar_names(key: str) -> list[str]:
     """Return the names that are similar to a name: one of each model, those of the same owner first."""
     names = [name for entry in models() for name in (entry.id, *entry.aliases)]
     bare = {name.rsplit("/", 1)[-1]: name for name in reversed(names)}
-    similar = [bare[n] for n in closest(key.rsplit("/", 1)[-1], list(bare))] or closest(key, names)
+    similar = [bare[n] for n in similar_names(key.rsplit("/", 1)[-1], list(bare))] or similar_names(key, names)
     of_model: dict[str, str] = {}
     for name in similar:
         of_model.setdefault(_index()[name.lower()].id, name)

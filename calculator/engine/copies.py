@@ -146,7 +146,7 @@ class Copies:
         #: sizes that are equal.
         self.of_first_layer: dict[EqualSizes, list[tuple[int, int]]] = {}
 
-    def of(self, rows: Iterable[int]) -> dict[int, int]:
+    def count_kinds(self, rows: Iterable[int]) -> dict[int, int]:
         """Return the number of rows of each kind."""
         kinds = [*map(self.kinds.of_row.__getitem__, rows)]
         counts = dict.fromkeys(kinds, 1)
@@ -179,7 +179,7 @@ class Copies:
         if not freed_here:
             return surviving
         freed_after = lifetimes.freed(self.surviving[0], window.end, self._backward_start())
-        here, after = self.of(freed_here), self.of(freed_after)
+        here, after = self.count_kinds(freed_here), self.count_kinds(freed_after)
         both = {kind: min(count, after[kind]) for kind, count in here.items() if kind in after}
         return _difference(surviving, both) if both else surviving
 
@@ -187,9 +187,9 @@ class Copies:
         """Count the copies in a no-grad pass. The pass frees at its end what it keeps."""
         lifetimes = self.lifetimes
         surviving = lifetimes.surviving(window.start, window.end)
-        gained = self.of(surviving)
+        gained = self.count_kinds(surviving)
         first_row = next(event for event in self.tape.events[window.before :] if event >= 0)
-        add(gained, self.of(lifetimes.freed_earlier_rows(first_row, window.start, window.end)), -1)
+        add(gained, self.count_kinds(lifetimes.freed_earlier_rows(first_row, window.start, window.end)), -1)
         freed = lifetimes.freed(surviving, window.end, lifetimes.end)
         self.windows += (window,)
         self.gained.append(gained)
@@ -202,12 +202,12 @@ class Copies:
         """
         window = self.windows[index]
         gained = self._surviving_without_input(index)
-        add(gained, self.of(self.lifetimes.freed_earlier_rows(self.shared_rows, window.start, window.end)), -1)
+        add(gained, self.count_kinds(self.lifetimes.freed_earlier_rows(self.shared_rows, window.start, window.end)), -1)
         return gained
 
     def _surviving_without_input(self, index: int) -> dict[int, int]:
         """Return the storages that a window leaves alive, without the layer's input if the window frees it."""
-        surviving = self.of(self.surviving[index])
+        surviving = self.count_kinds(self.surviving[index])
         if self.hidden_states_row is not None and self._frees_input(index):
             kind = self.kinds.of_row[self.hidden_states_row]
             surviving[kind] = surviving.get(kind, 0) - 1
@@ -252,7 +252,7 @@ class Copies:
         if last:
             left, rows = {kind: count for kind, count in gained.items() if count > 0}, freed
         else:
-            left = {kind: min(count, gained.get(kind, 0)) for kind, count in self.of(freed).items()}
+            left = {kind: min(count, gained.get(kind, 0)) for kind, count in self.count_kinds(freed).items()}
             before = lifetimes.allocated(window.before, window.start)
             rows = lifetimes.freed(before, window.end, self._backward_start()) if before else freed
             rows = [row for row in rows if row != self.hidden_states_row]
@@ -285,7 +285,7 @@ class Copies:
         cached = self.left_cache.get(position)
         if cached is None:
             events = self.lifetimes.events[:position]
-            cached = self.left_cache[position] = _difference(self.left, self.of(events))
+            cached = self.left_cache[position] = _difference(self.left, self.count_kinds(events))
         return cached
 
     def live_kinds(
@@ -306,7 +306,7 @@ class Copies:
         return cached
 
     def _live_counts(self, moment: Moment, retained: tuple[int, ...]) -> dict[int, int]:
-        counts = self.of((*self.lifetimes.alive(moment.event), *retained))
+        counts = self.count_kinds((*self.lifetimes.alive(moment.event), *retained))
         for gained, repeats in zip(self.gained, moment.repeats, strict=True):
             if repeats:
                 add(counts, gained, repeats)
@@ -318,7 +318,7 @@ class Copies:
     def _count_remaining(self) -> dict[int, int]:
         keys = self.kinds.keys
         copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
-        left = self.of(self.lifetimes.alive(self.lifetimes.end))
+        left = self.count_kinds(self.lifetimes.alive(self.lifetimes.end))
         add(left, self.remaining, copies)
         return {kind: count for kind, count in left.items() if count > 0 and keys[kind][3] != "gradients"}
 

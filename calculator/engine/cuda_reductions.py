@@ -163,11 +163,14 @@ def _row_functions(itemsize: int, multiprocessors: Multiprocessors) -> tuple[Cal
     """Return the functions of rows and outputs that compute the buffers of a sum, for the largest part of the rows."""
     parts = _parts(itemsize)
 
-    def found(rows: int, outputs: int) -> Buffers:
+    def buffers_of(rows: int, outputs: int) -> Buffers:
         layout = Layout(ceil_div(rows, parts(rows, outputs)), outputs, outputs)
         return _buffers(layout, itemsize, multiprocessors)
 
-    return lambda rows, outputs: found(rows, outputs).partial, lambda rows, outputs: found(rows, outputs).semaphores
+    return (
+        lambda rows, outputs: buffers_of(rows, outputs).partial,
+        lambda rows, outputs: buffers_of(rows, outputs).semaphores,
+    )
 
 
 @cache
@@ -176,10 +179,13 @@ def _sequence_functions(
 ) -> tuple[Callable[[int, int], int], ...]:
     """Return the functions of the batch and the length that compute the buffers of x.sum(1)."""
 
-    def found(batch: int, length: int) -> Buffers:
+    def buffers_of(batch: int, length: int) -> Buffers:
         return _buffers(_layout([batch, length, width], [batch, 1, width]), itemsize, multiprocessors)
 
-    return lambda batch, length: found(batch, length).partial, lambda batch, length: found(batch, length).semaphores
+    return (
+        lambda batch, length: buffers_of(batch, length).partial,
+        lambda batch, length: buffers_of(batch, length).semaphores,
+    )
 
 
 @lru_cache(maxsize=4096)

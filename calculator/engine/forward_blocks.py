@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
         """Return the sizes from pairs of a number and the most storages."""
         return cls(*zip(*pairs, strict=True)) if pairs else cls((), ())
 
-    def of(self, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    def counted(self, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Return the bytes of each size, with its number of storages."""
         return zip(map(sizes.__getitem__, self.numbers), self.most, strict=True)
 
@@ -64,7 +64,7 @@ class ForwardBlocks(NamedTuple):
     of_heads: frozenset[DType]
 
     @classmethod
-    def of(cls, copies: Copies, storages: Storages, batch: tuple[int, int], heads: set[int]) -> ForwardBlocks:
+    def from_run(cls, copies: Copies, storages: Storages, batch: tuple[int, int], heads: set[int]) -> ForwardBlocks:
         """Return the blocks of a run of which it is known which rows have the same formula (see `Kinds.formulas`).
 
         `batch` is its shape: (sequences, tokens). `heads` are the widths of tensors that are attended to.
@@ -103,9 +103,11 @@ class ForwardBlocks(NamedTuple):
         """
         own, attended, length = tokens
         own, attended = own * times, attended * times
-        blocks = [(size * own // length + ALLOCATION_ROUNDING, most) for size, most in self.own.of(sizes)]
-        blocks += [(size * attended // length + ALLOCATION_ROUNDING, most) for size, most in self.attended.of(sizes)]
-        return blocks + [(size * times, most) for size, most in self.others.of(sizes)]
+        blocks = [(size * own // length + ALLOCATION_ROUNDING, most) for size, most in self.own.counted(sizes)]
+        blocks += [
+            (size * attended // length + ALLOCATION_ROUNDING, most) for size, most in self.attended.counted(sizes)
+        ]
+        return blocks + [(size * times, most) for size, most in self.others.counted(sizes)]
 
     def upper_bound(self, sizes: Sequence[int], times: int, tokens: tuple[int, int, int]) -> tuple[int, int]:
         """Return an upper bound on the bytes of these blocks, and the number of their sizes."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.training_step.step import TrainingStep
 
 
-def _none(_request: Request, _model: Model) -> str:
+def _no_way_out(_request: Request, _model: Model) -> str:
     return ""
 
 
@@ -39,7 +39,7 @@ class CudaDifference:
     #: The phases whose peaks it can change.
     phases: tuple[PhaseName, ...] = ("forward", "backward")
     #: Returns how the request avoids it, in a sentence. Empty if it does not.
-    way_out: Callable[[Request, Model], str] = _none
+    way_out: Callable[[Request, Model], str] = _no_way_out
 
 
 def allocated(step: TrainingStep, allocate: Callable[[Tape], None]) -> int:

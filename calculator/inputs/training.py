@@ -44,7 +44,7 @@ class Training(TrainingSettings):
         return True
 
     @property
-    def lowest(self) -> "Training":
+    def low_end(self) -> "Training":
         """The same training for the low end of an answer that is an interval."""
         return LowestTraining(**{field.name: getattr(self, field.name) for field in fields(self)})
 

@@ -82,13 +82,13 @@ class Cache:
         windowed = windowed and self.windowed
         if windowed and not self.given:
             self.windows.append(key.tape.new((), "int64", "window"))
-        keys = self._after(before[0], key, "key, cached")
+        keys = self._concatenate(before[0], key, "key, cached")
         if not windowed:
             before[0] = None
         if one_dtype and before[1] is None and value.dtype != key.dtype:
-            values = self._promoted(value, key.dtype)
+            values = self._promote(value, key.dtype)
         else:
-            values = self._after(before[1], value, "value, cached")
+            values = self._concatenate(before[1], value, "value, cached")
         self.kept.append((keys, values))
         return keys, values
 
@@ -138,14 +138,14 @@ class Cache:
         self.kept.append((key, value))
         return key, value
 
-    def _promoted(self, value: Tensor, dtype: DType) -> Tensor:
+    def _promote(self, value: Tensor, dtype: DType) -> Tensor:
         """Concatenate values with an empty tensor of the keys' dtype."""
         outer, value.tape.component = value.tape.component, self.component
         out = ops.cast(value, dtype, "value, cached")
         value.tape.component = outer
         return out
 
-    def _after(self, before: Tensor | None, x: Tensor, name: str) -> Tensor:
+    def _concatenate(self, before: Tensor | None, x: Tensor, name: str) -> Tensor:
         outer, x.tape.component = x.tape.component, self.component
         shape = x.shape if before is None else (*x.shape[:2], x.shape[2] + before.shape[2], x.shape[3])
         out = ops.cat((before, x) if before is not None else (x,), shape, name)

@@ -126,7 +126,9 @@ def sliding_masks_differ(context: Context) -> bool:
     if "masks_of_windowed_layers" in context.older:
         return context.attention != "flash_attention_2"
     return (
-        context.attention == "sdpa" and not _needed(context, "full_attention") and _needed(context, "sliding_attention")
+        context.attention == "sdpa"
+        and not _needs_mask(context, "full_attention")
+        and _needs_mask(context, "sliding_attention")
     )
 
 
@@ -134,7 +136,7 @@ def every_type_has_one(context: Context) -> bool:
     """Return whether the layers of every attention type get a mask as a tensor."""
     if context.forward.own_masks:
         return False
-    return context.attention == "eager" or (context.attention == "sdpa" and _needed(context, "full_attention"))
+    return context.attention == "eager" or (context.attention == "sdpa" and _needs_mask(context, "full_attention"))
 
 
 def cached_tokens(context: Context, attention: MixerType) -> int:
@@ -154,7 +156,7 @@ def cached_tokens(context: Context, attention: MixerType) -> int:
     return context.past if context.past < window else window - 1
 
 
-def _needed(context: Context, attention: MixerType) -> bool:
+def _needs_mask(context: Context, attention: MixerType) -> bool:
     """Return whether sdpa needs the mask as a tensor.
 
     A single query attends to every key. is_causal covers attention in one direction only.
@@ -196,14 +198,14 @@ def _mask(context: Context, attention: MixerType) -> Tensor | None:
     if context.forward.own_masks:
         return None
     if not context.is_causal:
-        if attention == "sliding_attention" and _needed(context, attention):
+        if attention == "sliding_attention" and _needs_mask(context, attention):
             return _in_window(context)
         return bidirectional(context, context.length)
     if context.encoder_states is not None:
         return _after_prefix(context) if context.past and not context.generates else None
     if context.attention == "eager":
         return _additive(context, attention)
-    if context.attention != "sdpa" or not _needed(context, attention):
+    if context.attention != "sdpa" or not _needs_mask(context, attention):
         return None
     if "masks_in_every_pass" in context.older:
         return _padding_mask(context)

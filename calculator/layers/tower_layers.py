@@ -240,13 +240,13 @@ def _attended(
     loops = [(Loop(context.tape, times), lengths) for lengths, times in chunks.repeats()]
     shapes = [(1, heads, length, head_dim) for loop, lengths in loops for length in lengths * loop.interpreted]
     splits = [ops.split(tensor, shapes) for tensor in (query, key, value)]
-    attended = zip(_begun(loops, splits[0]), splits[1], splits[2], strict=True)
+    attended = zip(_begin_iterations(loops, splits[0]), splits[1], splits[2], strict=True)
     outputs = [attention.attend(context, *chunk) for chunk in attended]
     out = ops.cat(outputs, (1, patches, width), "attention output, all chunks")
     return modules["attn.proj"](ops.view(out, (patches, width)))
 
 
-def _begun(loops: Sequence[tuple[Loop, Sequence[int]]], queries: Sequence[Tensor]) -> Iterator[Tensor]:
+def _begin_iterations(loops: Sequence[tuple[Loop, Sequence[int]]], queries: Sequence[Tensor]) -> Iterator[Tensor]:
     """Yield the queries of each chunk, and begin an iteration of its loop with the first of them."""
     remaining = iter(queries)
     for loop, lengths in loops:

@@ -44,7 +44,7 @@ def higher(probes: Probes, best: int, end: int) -> int:
         found = probes.largest(value for value in values if value > best)
         if found is None:
             return best
-        best = probes.climb(found, end)
+        best = probes.largest_before_failure(found, end)
 
 
 def likely_values(probes: Probes, low: int, high: int) -> list[int]:

@@ -118,7 +118,7 @@ def _lists(grid: dict[str, Any], request: dict[str, Any]) -> dict[str, tuple[Any
     problems = [
         Problem(loc=f"grid.{path}", msg=message, input=values)
         for path, values in grid.items()
-        if (message := _misplaced(path, request, grid) or _unlisted(values))
+        if (message := _list_problem(path, request, grid) or _unlisted(values))
     ]
     problems = problems or [*_no_objects(grid, request)]
     if problems:
@@ -126,14 +126,14 @@ def _lists(grid: dict[str, Any], request: dict[str, Any]) -> dict[str, tuple[Any
     return {path: tuple(values) for path, values in grid.items()}
 
 
-def _misplaced(path: str, request: dict[str, Any], grid: Mapping[str, Any]) -> str | None:
+def _list_problem(path: str, request: dict[str, Any], grid: Mapping[str, Any]) -> str | None:
     """Return the reason why a path can't have a list, or None."""
     parts = path.split(".")
     if len(parts) > MAX_DEPTH:
         return f"leads through {len(parts):,} objects; a request is at most {MAX_DEPTH} levels deep"
     if not all(parts) or not _is_field(path, request):
         return "is not a field of a request, such as training.sequence_length or method.r"
-    whole = next((above for above in _above(parts) if above in grid), None)
+    whole = next((above for above in _parent_paths(parts) if above in grid), None)
     return f"is part of {whole}, which has a list too: leave one of them out" if whole else None
 
 
@@ -146,7 +146,7 @@ def _no_objects(paths: Iterable[str], request: dict[str, Any]) -> tuple[Problem,
     found: dict[str, Problem] = {}
     for path in paths:
         inner: Any = request
-        for above in _above(path.split(".")):
+        for above in _parent_paths(path.split(".")):
             inner = inner.get(above.rpartition(".")[2], {})
             if not isinstance(inner, dict):
                 message = f"must be an object, because {path} varies in it"
@@ -155,7 +155,7 @@ def _no_objects(paths: Iterable[str], request: dict[str, Any]) -> tuple[Problem,
     return tuple(found.values())
 
 
-def _above(parts: list[str]) -> Iterator[str]:
+def _parent_paths(parts: list[str]) -> Iterator[str]:
     """Return the paths of the objects that contain a value, the outermost first."""
     return accumulate(parts[:-1], "{}.{}".format)
 

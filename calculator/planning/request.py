@@ -86,7 +86,7 @@ def parse_plan(body: Any) -> PlanRequest:
     models = checked(lambda: _listed(body, "model", _model))
     devices = checked(lambda: _listed(body, "device", _device))
     training = checked(lambda: parse_training(body.get("training", {})))
-    needs = checked(lambda: _needs(body.get("needs", {})))
+    needs = checked(lambda: _parse_needs(body.get("needs", {})))
     stack = checked(lambda: parse_stack(body.get("stack", {})))
     reserved = checked(lambda: parse_reserved(body))
     if len(models) * len(devices) > MOST_PAIRS:
@@ -155,7 +155,7 @@ def _unplanned(device: Device, loc: str) -> Iterator[Problem]:
         yield given_twice(card, device.memory_bytes, loc)
 
 
-def _needs(body: Any) -> Needs:
+def _parse_needs(body: Any) -> Needs:
     needs = parse(Needs, body, "needs")
     needs.check()
     return needs

@@ -72,7 +72,7 @@ def fewest_gpus(evaluator: Evaluator, candidate: Candidate) -> int:
     for count in divisors(evaluator.needs.effective_batch_size):
         if count >= device.count:
             break
-        fewer = device.alone if count == 1 else replace(device, count=count, nodes=1)
+        fewer = device.on_one_gpu if count == 1 else replace(device, count=count, nodes=1)
         if evaluator.variant(device=fewer).fits(smallest):
             return count
     return device.count

@@ -101,7 +101,7 @@ class Optimizer:
         """The optimizer with 32-bit states. bitsandbytes' GlobalOptimManager overrides 8-bit states like this."""
         return replace(self, storage="float32") if self.storage == "8bit" else self
 
-    def of(self, name: str) -> Optimizer:
+    def for_parameter(self, name: str) -> Optimizer:
         """Return the optimizer that updates a parameter."""
         return self if self.others is None or name in self.targets else self.others
 

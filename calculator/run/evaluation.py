@@ -151,9 +151,9 @@ class Evaluation:
 
     def peak(self) -> PhasePeak:
         """Return the peak of the loop."""
-        return max((self._at(moment) for moment in self.gathered.moments()), key=lambda peak: peak.bytes)
+        return max((self._peak_at(moment) for moment in self.gathered.moments()), key=lambda peak: peak.bytes)
 
-    def _at(self, moment: Moment) -> PhasePeak:
+    def _peak_at(self, moment: Moment) -> PhasePeak:
         if not moment.in_forward:
             rows = (*self.in_concatenation(moment), *self._gathered_by_stage_3(self._left_gathered_bytes(moment)))
             return PhasePeak(rows=rows, operation="nested_concat: gathered logits with the batch")

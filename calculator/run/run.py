@@ -90,7 +90,7 @@ class _Run:
 
     def answer(self) -> WholeRun:
         """Return every phase, and the verdict."""
-        phases = tuple(self._ended(phase) for phase in self._phases())
+        phases = tuple(self._with_limits(phase) for phase in self._phases())
         time, refusal = time_of(self.request, self.estimate)
         return WholeRun(
             estimate=self.estimate,
@@ -323,7 +323,7 @@ class _Run:
         of_threads = workspaces(card_of(self.device), self.prepared.stack)
         return ColocatedEngine(engine=engine, kept_bytes=kept(self.resident, of_threads) + self._context)
 
-    def _ended(self, phase: RunPhase) -> RunPhase:
+    def _with_limits(self, phase: RunPhase) -> RunPhase:
         ends_by, limit = self._ends_by(phase), self.run.host_memory_bytes
         high = phase.needed_host_bytes + phase.host_kept_bytes
         may_end = ends_by is None and limit is not None and high > limit

@@ -144,7 +144,7 @@ def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
     outer = [*outer_buffers(prepared)]
     for part in model.parts:
         if shared and any(prepared.module_spec(path, module).added for path, module in _modules(part)):
-            yield from _each(shared)
+            yield from _tensor_sizes(shared)
             shared = []
         if isinstance(part, Stack):
             of_layers = {id(layer): [*_layer_sizes(prepared, part, layer)] for layer, _ in part.distinct}
@@ -152,9 +152,9 @@ def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
                 yield from of_layers[id(layer)]
         else:
             yield from _method_buffers(prepared, part.name, part)
-            yield from _each(buffer for buffer in outer if buffer.name.startswith(f"{part.name}."))
+            yield from _tensor_sizes(buffer for buffer in outer if buffer.name.startswith(f"{part.name}."))
             outer = [buffer for buffer in outer if not buffer.name.startswith(f"{part.name}.")]
-    yield from _each(outer)
+    yield from _tensor_sizes(outer)
 
 
 def _stored_size(parameter: ResidentTensor) -> _Size:
@@ -185,7 +185,7 @@ def _in_layer(stack: Stack, layer: Layer) -> Iterator[tuple[str, Module]]:
 def _layer_sizes(prepared: PreparedModel, stack: Stack, layer: Layer) -> Iterator[_Size]:
     for path, module in _in_layer(stack, layer):
         yield from _method_buffers(prepared, path, module)
-    yield from _each(layer_buffers(prepared, stack.name, layer, 1))
+    yield from _tensor_sizes(layer_buffers(prepared, stack.name, layer, 1))
 
 
 def _method_buffers(prepared: PreparedModel, path: str, module: Module) -> Iterator[_Size]:
@@ -195,6 +195,6 @@ def _method_buffers(prepared: PreparedModel, path: str, module: Module) -> Itera
             yield elements(parameter.view or parameter.shape), parameter.dtype
 
 
-def _each(tensors: Iterable[ResidentTensor]) -> Iterator[_Size]:
+def _tensor_sizes(tensors: Iterable[ResidentTensor]) -> Iterator[_Size]:
     for tensor in tensors:
         yield from [(elements(tensor.shape), tensor.dtype)] * tensor.count

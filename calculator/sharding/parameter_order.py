@@ -56,10 +56,10 @@ def _by_part(prepared: PreparedModel, stored: Stored) -> Iterator[list[tuple[str
 
 
 def _named(parameters: list[ResidentTensor]) -> list[tuple[str, ResidentTensor]]:
-    return [(parameter.name, parameter) for parameter in _in_order(parameters)]
+    return [(parameter.name, parameter) for parameter in _ordered_parameters(parameters)]
 
 
-def _in_order(parameters: list[ResidentTensor]) -> list[ResidentTensor]:
+def _ordered_parameters(parameters: list[ResidentTensor]) -> list[ResidentTensor]:
     """Return the parameters of a layer. Those that a method adds to a module follow the module's own."""
     first: dict[str, int] = {}
     paths = {parameter: [*accumulate(parameter.name.split("."), "{}.{}".format)] for parameter in parameters}

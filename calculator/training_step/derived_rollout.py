@@ -62,7 +62,7 @@ class DerivedRollout(NamedTuple):
     allocated: int
 
     @classmethod
-    def of(cls, run: Run, prepared: PreparedModel, batch: GenerationBatch) -> DerivedRollout | None:
+    def from_run(cls, run: Run, prepared: PreparedModel, batch: GenerationBatch) -> DerivedRollout | None:
         """Return the passes from the run of a micro-batch, or None if it does not determine them."""
         rows, completion, trained = int(batch.rows), int(batch.completion), int(prepared.training.micro_batch_size)
         # A single sequence is a matrix.
@@ -72,7 +72,7 @@ class DerivedRollout(NamedTuple):
             return None  # tensors of one size may have several formulas
         copies = run.copies
         if copies.generated is None:
-            copies.generated = _Decoder.of(run, run.decoder, prepared) or ()
+            copies.generated = _Decoder.from_run(run, run.decoder, prepared) or ()
         if not copies.generated:
             return None
         values = run.storages.digits.values_by_index if run.storages.digits is not None else ()
@@ -107,7 +107,7 @@ class _Decoder(NamedTuple):
     keeps_input: bool
 
     @classmethod
-    def of(cls, run: Run, decoder: TrainedDecoder, prepared: PreparedModel) -> _Decoder | None:
+    def from_run(cls, run: Run, decoder: TrainedDecoder, prepared: PreparedModel) -> _Decoder | None:
         """Read the events and the rows of a run, or return None if they do not determine a pass."""
         copies, cached, lifetimes = run.copies, decoder.cached, run.copies.lifetimes
         start, after, end = copies.marks["layer 0 forward"], copies.marks["layer 1 forward"], decoder.end

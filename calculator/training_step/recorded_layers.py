@@ -93,7 +93,7 @@ class RecordedLayers:
         self._known = known
 
     @classmethod
-    def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> RecordedLayers | None:
+    def from_context(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> RecordedLayers | None:
         """Return the known layers of a pass, or None if its layers cannot be recorded again.
 
         That is so if the pass has a graph, or if its layers depend on more than their inputs (see `can_be_recorded`).
@@ -219,10 +219,10 @@ def recorded(context: Context, state: _State, out: Tensor, *, has_graph: bool = 
         events=events,
         pairs=pairs,
         before=before,
-        output=_left(out),
-        kept=[[*map(_left, entry)] for entry in kept],
-        windows=[*map(_left, windows)],
-        copies=[*map(_left, copies)],
+        output=_describe(out),
+        kept=[[*map(_describe, entry)] for entry in kept],
+        windows=[*map(_describe, windows)],
+        copies=[*map(_describe, copies)],
         component=tape.component,
         trains=tape.trains if tape.reads_trains else None,
     )
@@ -256,7 +256,7 @@ def record_again(context: Context, known: RecordedLayer) -> Tensor:
         tape.events += [event + ahead if event >= 0 else event - ahead for event in known.events]
     storages: dict[int, Storage] = {}
 
-    def made(left: _Left) -> Tensor:
+    def rebuild(left: _Left) -> Tensor:
         storage = storages.get(left.row)
         if storage is None:
             storage = storages[left.row] = Storage.from_row(left.row + ahead, tape.events)
@@ -265,11 +265,11 @@ def record_again(context: Context, known: RecordedLayer) -> Tensor:
         return tensor
 
     if cache is not None:
-        cache.kept += [tuple(map(made, entry)) for entry in known.kept]
-        cache.windows += map(made, known.windows)
+        cache.kept += [tuple(map(rebuild, entry)) for entry in known.kept]
+        cache.windows += map(rebuild, known.windows)
     if tape.autocast is not None:
-        tape.autocast.copies.update({object(): made(left) for left in known.copies})
-    return made(known.output)
+        tape.autocast.copies.update({object(): rebuild(left) for left in known.copies})
+    return rebuild(known.output)
 
 
 def _counted_to(own: ComponentName, known: RecordedLayer) -> Iterator[Allocation]:
@@ -298,6 +298,6 @@ def _rows(pair: Iterable[Tensor | None]) -> Iterator[int]:
             yield tensor.storage.row
 
 
-def _left(tensor: Tensor) -> _Left:
+def _describe(tensor: Tensor) -> _Left:
     assert tensor.storage is not None
     return _Left(tensor.storage.row, tensor.shape, tensor.dtype, tensor.merged)

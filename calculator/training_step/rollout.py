@@ -226,9 +226,9 @@ class Rollout:
     @without_frame_snapshots
     def later(self, past: SymInt, length: SymInt) -> RolloutPass:
         """Return the pass of one or more tokens after `past` ones, without a pass of the prompts before it."""
-        return self._unless_periods_differ(partial(self._later, past, length))
+        return self._unless_periods_differ(partial(self._later_pass, past, length))
 
-    def _later(self, past: SymInt, length: SymInt) -> RolloutPass | None:
+    def _later_pass(self, past: SymInt, length: SymInt) -> RolloutPass | None:
         context = self._context("later token", past.shape_env)
         loop = self.loop(context)
         context.past, context.length = past, length

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def rolled_out_in_step(prepared: PreparedModel) -> tuple[StepPass, ...]:
     """Return the passes of `generate` in a step: those of the prompts, of the second token and of the last one."""
-    return RolloutTrace(None, prepared).with_sizes(()) or tuple(map(StepPass.of, rolled_out(prepared)))
+    return RolloutTrace(None, prepared).with_sizes(()) or tuple(map(StepPass.from_peak, rolled_out(prepared)))
 
 
 class RolloutTrace:
@@ -172,7 +172,7 @@ class _Pass:
 
     def __init__(self, ran: RolloutPass) -> None:
         names, _, _, _, sizes = zip(*ran.interpretation.tape.rows, strict=True)
-        self._layout = RolloutLayout.of(ran, names, sizes)
+        self._layout = RolloutLayout.from_pass(ran, names, sizes)
 
     def with_values(self, values: Sequence[int]) -> StepPass:  # noqa: ARG002  none are symbolic
         """Return the pass."""
@@ -193,7 +193,7 @@ class _SymbolicPass:
         assert isinstance(ran.sizes, EvaluatedSizes)
         rows, self._bytes = ran.interpretation.tape.rows, ran.sizes
         names, _, _, _, numbers = zip(*rows, strict=True)
-        self._layout = RolloutLayout.of(ran, names, numbers)
+        self._layout = RolloutLayout.from_pass(ran, names, numbers)
         self._of_prompts: RolloutLayout | None = None
         #: The shape and dtype of the keys of earlier tokens.
         self._cached = rows[ran.earlier.start][1:3]

@@ -70,7 +70,7 @@ def decides_no_peak(context: Context, skipped: SkippedPasses) -> bool:
     if added is None or tape.loops:
         return False
     if skipped.room is None:
-        skipped.room = _room(context, skipped.start, added)
+        skipped.room = _headroom(context, skipped.start, added)
     else:
         rows = tape.rows
         changes = [rows[event][4] if event >= 0 else -rows[~event][4] for event in tape.events[skipped.compared_at :]]
@@ -79,7 +79,7 @@ def decides_no_peak(context: Context, skipped: SkippedPasses) -> bool:
     return skipped.room > 0
 
 
-def _room(context: Context, start: int, added: Sequence[AddedRows]) -> int:
+def _headroom(context: Context, start: int, added: Sequence[AddedRows]) -> int:
     """Return by how many bytes a pass without adapters that would run now is below the peak of the trained pass.
 
     The trained pass began after `start` events. Bytes that are alive in both, such as those of copies, do not count.

@@ -69,7 +69,7 @@ class SymbolicTrace:
         layouts = [*zip(self.shape_of, self.dtypes, strict=True)]
         self.sizes, self.size_of = symbols.numbered_sizes(layouts)
         #: Pairs of shapes of kinds with the same name, dtype and component. The kinds are equal if the shapes are.
-        self.meeting = [*self._meeting()]
+        self.meeting = [*self._comparable_shapes()]
         #: What runs share, by the pairs of shapes that are equal, or by all equal shapes if layouts are compared.
         self.known: dict[tuple[object, ...], _Shared] = {}
 
@@ -91,7 +91,7 @@ class SymbolicTrace:
         storages = Storages(shared.copies.kinds, bytes_of, allocation, partial(self._traced, shared), Digits(values))
         return self.interpretation.run_of(shared.copies, storages)
 
-    def _meeting(self) -> Iterator[tuple[int, int]]:
+    def _comparable_shapes(self) -> Iterator[tuple[int, int]]:
         """Yield the pairs of shapes that kinds with the same name, dtype and component have, and that can be equal."""
         keys = [*zip(self.names, self.dtypes, self.components, strict=True)]
         last: dict[object, int] = dict(zip(keys, self.shape_of, strict=True))
@@ -246,7 +246,7 @@ class TraceCache:
             shape_env.eliminate_dead_code(trace.outputs)
             return trace
 
-        return self.runs[whole, every_pass, reduces].of(prepared, plain, traced)
+        return self.runs[whole, every_pass, reduces].result(prepared, plain, traced)
 
     def generation_of(self, prepared: PreparedModel) -> SizeCache[tuple[StepPass, ...]]:
         """Return the passes in which the trainer generates, for requests like this one."""

@@ -34,7 +34,7 @@ class UnrolledCache:
         self._by_settings: dict[tuple[object, ...], SizeCache[Unrolled]] = {}
         self._step: _Step | None = None
 
-    def of(self, prepared: PreparedModel, *, reduces: bool = True) -> Unrolled:
+    def micro_batch(self, prepared: PreparedModel, *, reduces: bool = True) -> Unrolled:
         """Return the unrolled micro-batch of a request.
 
         `reduces`: whether it is the last of its step.
@@ -46,7 +46,7 @@ class UnrolledCache:
             cached.clear()
         by_sizes = cached.setdefault(settings, SizeCache(traces_first=self._traces_first))
         plain, traced = partial(unrolled, reduces=reduces), partial(UnrolledTrace, reduces=reduces)
-        return by_sizes.of(prepared, plain, traced) or plain(prepared)
+        return by_sizes.result(prepared, plain, traced) or plain(prepared)
 
     def for_step(self, prepared: PreparedModel, listed: Callable[[], Unrolled]) -> Unrolled:
         """Return the step of a request under ZeRO, which `listed` lists as one micro-batch.

@@ -18,9 +18,9 @@ def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> 
     """Sample two experts one after the other. The weight of each is a softmax over the scores near the best score."""
     scores = routers.compute_logits(context, gate, hidden_states)
     replaced: list[Tensor] = []
-    first, selected, *_alive = _drawn(scores, replaced)
+    first, selected, *_alive = _sample_expert(scores, replaced)
     masked_scores = scores.tape.new(scores.shape, scores.dtype, "scores without the first")
-    second, selected_top2, *_alive = _drawn(scores, replaced)
+    second, selected_top2, *_alive = _sample_expert(scores, replaced)
     both = (*first.shape[:-1], 2)
     multiplier = ops.cat((first, second), both, "weights")
     indices = scores.tape.new(both, "int64", "experts")
@@ -28,7 +28,7 @@ def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> 
     return multiplier, indices, scores
 
 
-def _drawn(scores: Tensor, replaced: list[Tensor]) -> tuple[Tensor, ...]:
+def _sample_expert(scores: Tensor, replaced: list[Tensor]) -> tuple[Tensor, ...]:
     """Sample one expert per token. Return its weight and index, then tensors that stay alive until the next sample.
 
     `replaced` has the local variables of the sample before that this one assigns again, and then its own.

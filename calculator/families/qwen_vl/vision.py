@@ -46,7 +46,9 @@ def windows(config: Config, image: Processed) -> list[int]:
     return [height * width * merge**2 for height in heights for width in widths]
 
 
-def _whole(context: Context, pixel_values: Tensor, image: Processed, count: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _unwindowed(
+    context: Context, pixel_values: Tensor, image: Processed, count: int
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Run Qwen 2 VL's tower, in which each layer attends within whole images. The result is that of `_windowed`."""
     tape, patches = context.tape, pixel_values.shape[0]
     context.set_scope(f"{_PATH}: ")
@@ -184,7 +186,7 @@ QWEN2 = Tower(
     process=processor(min_pixels=3136, max_pixels=12_845_056),
     batch=placeholders.batch,
     kept=placeholders.rope_deltas,
-    encode=partial(placeholders.encode, tower=_whole),
+    encode=partial(placeholders.encode, tower=_unwindowed),
     place=placeholders.scatter_image_tokens,
     chunks=lambda _config, _image: 1,
     source="transformers/models/qwen2_vl/image_processing_qwen2_vl.py",

@@ -46,7 +46,7 @@ def _second(_: Node, grad: Tensor) -> tuple[None, Tensor]:
 def _update(bound: BoundModule, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the update, and the tensors that PEFT's local variables refer to until the output is computed."""
     a, b = bound.added[A], bound.added[B]
-    h = _thin(x, bound.added[NORM], a)
+    h = _project_down(x, bound.added[NORM], a)
     norm_of_a = indexing.clamp(_norm(a, 1), "A's norms, clamped", both=False)
     norm_of_b = indexing.clamp(_norm(b, 0), "B's norms, clamped", both=False)
     strength = ops.scale(bound.added[LAMBDA], "λ / r")
@@ -55,7 +55,7 @@ def _update(bound: BoundModule, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     return products.matmul(h, b, None, b.shape[0], "update"), (norm_of_a, norm_of_b, scaling)
 
 
-def _thin(x: Tensor, norm: Tensor, a: Tensor) -> Tensor:
+def _project_down(x: Tensor, norm: Tensor, a: Tensor) -> Tensor:
     return products.matmul(ops.mul(x, norm, "input · norms of the weight"), a, None, a.shape[0], "A·x")
 
 

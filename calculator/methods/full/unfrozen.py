@@ -45,7 +45,7 @@ def problems(patterns: tuple[str, ...], model: Model) -> Iterator[Problem]:
     for pattern in patterns:
         found = _compiled((pattern,))
         if not any(map(found.match, names)):
-            yield Problem(loc=loc, msg=f"{pattern} {_missed(found, model)}", input=pattern)
+            yield Problem(loc=loc, msg=f"{pattern} {_unmatched_reason(found, model)}", input=pattern)
             return
     every = _compiled(patterns)
     if model.idle and all(map(model.is_idle, filter(every.match, names))):
@@ -91,7 +91,7 @@ def names_rows(patterns: tuple[str, ...]) -> bool:
     return any(_ROWS.fullmatch(pattern) for pattern in patterns)
 
 
-def _missed(found: re.Pattern[str], model: Model) -> str:
+def _unmatched_reason(found: re.Pattern[str], model: Model) -> str:
     """Return why a pattern matches no parameter: the name is that of a tied one, or there is none."""
     for name, owner in model.tied.items():
         if found.match(name):

@@ -169,7 +169,7 @@ class BackwardPass:
         marks = [mark for mark in self._marks if start < mark[0] <= end]
         for position, label, row in (*marks, (end, "", None)):
             ready = self._moment_before(position, copy)
-            most, at = self._highest(most, at, position, copy), position
+            most, at = self._highest_moment(most, at, position, copy), position
             if row is not None:
                 key = gradient_key(label, self._layer(position, copy) if "*" in label else None)
                 hooks.append(Hook(most or ready, key, self._recording.row_bytes(row), ready))
@@ -185,7 +185,7 @@ class BackwardPass:
         base = self._last if copy == self._copies else self._base
         return At(base[position] + copy * self._growth, position, copy)
 
-    def _highest(self, most: At | None, start: int, end: int, copy: int) -> At | None:
+    def _highest_moment(self, most: At | None, start: int, end: int, copy: int) -> At | None:
         """Return the peak moment among `most` and the moments after the events between two positions."""
         if end <= start:
             return most

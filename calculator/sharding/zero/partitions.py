@@ -68,11 +68,11 @@ class Owned(NamedTuple):
     @property
     def largest(self) -> tuple[int, int] | None:
         """The index and the elements of the gradient whose float64 copy leads to the most bytes. None without any."""
-        return _largest(self.slices)
+        return _largest_slice(self.slices)
 
 
 @lru_cache(maxsize=256)
-def _largest(slices: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
+def _largest_slice(slices: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
     """Return the slice whose float64 copy leads to the most bytes. Many ranks own as much."""
     return max(slices, key=_float64_norm_bytes, default=None)
 

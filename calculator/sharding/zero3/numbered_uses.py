@@ -213,10 +213,10 @@ def without_inert_views(calls: list[NumberedCall]) -> list[NumberedCall]:
         else:
             for parameter in (*[parameter for parameter, _ in own], *others):
                 pinned.pop(parameter, None)
-    return _without(calls, inert) if inert else calls
+    return _without_inert(calls, inert) if inert else calls
 
 
-def _without(calls: Sequence[NumberedCall], inert: set[int]) -> list[NumberedCall]:
+def _without_inert(calls: Sequence[NumberedCall], inert: set[int]) -> list[NumberedCall]:
     """Return the calls without those at some indices. The calls in a row before these stay."""
     found: list[NumberedCall] = []
     before: list[tuple[int, int, Sequence[int]]] = []

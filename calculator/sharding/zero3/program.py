@@ -234,7 +234,7 @@ class Program:
         def events_of_copy(copy: int) -> tuple[list[Event], list[Module], list[int]]:
             of_events, of_parameters = own, of_own
             if copy:
-                of_events, of_parameters = ([*named.of(copy)] for named in distinct())
+                of_events, of_parameters = ([*named.in_copy(copy)] for named in distinct())
             events = [*zip(positions, kinds, of_events, of_parameters, serials, strict=True)]
             return events, [of_events[number] for number in fetched], active  # type: ignore[misc]  # fetched: all are calls
 
@@ -263,7 +263,7 @@ class _Named(Generic[Named]):
         self._found, self._period = found, period
         self._distinct, self._numbers = numbered(names)
 
-    def of(self, copy: int) -> Iterator[Named | None]:
+    def in_copy(self, copy: int) -> Iterator[Named | None]:
         """Return the modules or parameters of a copy."""
         found, more = self._found, copy * self._period
         own = [

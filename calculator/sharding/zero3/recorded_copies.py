@@ -71,7 +71,7 @@ class RecordedRun:
                 moments.append(Moment(position, live.most, live.bytes, None, True, number))
         coordinator.limited += is_limited
         for number in recorded.lingering:
-            coordinator.linger(self._module(number))
+            coordinator.leave_open(self._module(number))
         return moments
 
     def _module(self, number: int) -> Module:

@@ -54,7 +54,7 @@ def shared_tensors(prepared: Subject) -> list[BatchTensor]:
     """Return the tensors that all micro-batches share. A shuffle copies them. Each micro-batch reads a part of each."""
     if not prepared.training.has_images:
         return []
-    whole = _whole(prepared)
+    whole = _tensors_of_step(prepared)
     split = _split_names(whole, prepared.training)
     return [row for row in whole if row[0] not in split]
 
@@ -76,7 +76,7 @@ def processed(context: Context) -> tuple[list[Tensor], list[Tensor], list[Tensor
     tape, training = context.tape, context.training
     count, prompt = generated.rows(training), named(training.sequence_length - generated.completion(training), "P")
     prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
-    whole = _whole(prepared)
+    whole = _tensors_of_step(prepared)
     if not whole:
         return [], [], []
     tokens = [name for name, _, _ in whole if name in _OF_TOKENS]
@@ -111,7 +111,7 @@ def tensors(prepared: Subject, training: Training) -> list[BatchTensor]:
     return [(name, shape, cast_to if cast_to and dtype in FLOATS else dtype) for name, shape, dtype in given]
 
 
-def _whole(prepared: Subject) -> list[BatchTensor]:
+def _tensors_of_step(prepared: Subject) -> list[BatchTensor]:
     return tensors(prepared, prepared.training.by_sequences(prepared.training.micro_batches))
 
 

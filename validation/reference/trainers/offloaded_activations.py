@@ -100,7 +100,7 @@ class _Addresses:
         self._count = 0
         self._of_others = torch.UntypedStorage.data_ptr
 
-    def of(self, storage: torch.UntypedStorage) -> int:
+    def address(self, storage: torch.UntypedStorage) -> int:
         """Return the address of a storage."""
         if storage.device.type != "meta":
             return int(self._of_others(storage))
@@ -122,7 +122,7 @@ def offloaded_on_meta(streams: Streams, *, on_host: bool = False) -> Iterator[Pi
     memory, addresses = PinnedMemory(), _Addresses()
 
     def data_ptr(storage: torch.UntypedStorage) -> int:
-        return addresses.of(storage)
+        return addresses.address(storage)
 
     def record_stream(tensor: torch.Tensor, _stream: object) -> None:
         memory.recorded.append(tuple(tensor.shape))
