@@ -360,13 +360,13 @@ class Model:
 
         None if a layer caches others than those that two projections return.
         """
-        found = []
+        distinct = []
         for layer, count in self.decoder.distinct:
             widths = _cached_widths(layer)
             if widths is None:
                 return None
-            found.append((widths, count))
-        return tuple(found)
+            distinct.append((widths, count))
+        return tuple(distinct)
 
     @cached_property
     def has_experts(self) -> bool:

@@ -139,7 +139,7 @@ def _similar_names(key: str) -> list[str]:
     names = [name for entry in models() for name in (entry.id, *entry.aliases)]
     bare = {name.rsplit("/", 1)[-1]: name for name in reversed(names)}
     similar = [bare[n] for n in similar_names(key.rsplit("/", 1)[-1], list(bare))] or similar_names(key, names)
-    of_model: dict[str, str] = {}
+    names_by_model: dict[str, str] = {}
     for name in similar:
-        of_model.setdefault(_index()[name.lower()].id, name)
-    return sorted(of_model.values(), key=lambda name: _owner(name) != _owner(key))
+        names_by_model.setdefault(_index()[name.lower()].id, name)
+    return sorted(names_by_model.values(), key=lambda name: _owner(name) != _owner(key))

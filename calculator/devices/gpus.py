@@ -93,8 +93,8 @@ def _gpu_named(name: str) -> GPU | None:
 def _gpu_with_size(name: str) -> GPU | None:
     """Return the GPU of a name that its memory size follows."""
     sized = _SIZED.fullmatch(name.strip())
-    found = _index().get(_key(sized[1])) if sized else None
-    return found if sized and found and found.memory_gb == int(sized[2]) else None
+    card = _index().get(_key(sized[1])) if sized else None
+    return card if sized and card and card.memory_gb == int(sized[2]) else None
 
 
 def gpu(name: str, loc: str = "device.gpu") -> GPU:

@@ -180,8 +180,8 @@ class Copies:
             return surviving
         freed_after = lifetimes.freed(self.surviving[0], window.end, self._backward_start())
         here, after = self.count_kinds(freed_here), self.count_kinds(freed_after)
-        both = {kind: min(count, after[kind]) for kind, count in here.items() if kind in after}
-        return _difference(surviving, both) if both else surviving
+        common = {kind: min(count, after[kind]) for kind, count in here.items() if kind in after}
+        return _difference(surviving, common) if common else surviving
 
     def _add_no_grad(self, window: Window) -> None:
         """Count the copies in a no-grad pass. The pass frees at its end what it keeps."""
@@ -268,9 +268,9 @@ class Copies:
 
         The input of that period has another dtype.
         """
-        of_row = self.kinds.of_row
-        kinds = {of_row[row] for row in before}
-        return [row for row in freed if of_row[row] not in kinds and row != self.hidden_states_row]
+        kind_of_row = self.kinds.of_row
+        kinds = {kind_of_row[row] for row in before}
+        return [row for row in freed if kind_of_row[row] not in kinds and row != self.hidden_states_row]
 
     def _remaining(self) -> dict[int, int]:
         if not self.dropped:

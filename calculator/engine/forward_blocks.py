@@ -70,15 +70,15 @@ class ForwardBlocks(NamedTuple):
         `batch` is its shape: (sequences, tokens). `heads` are the widths of tensors that are attended to.
         """
         kinds, end = copies.kinds, copies.marks["backward"]
-        of_row = kinds.of_row[: copies.lifetimes.next_row(end)]
-        count = max(of_row) + 1
+        kind_of_row = kinds.of_row[: copies.lifetimes.next_row(end)]
+        count = max(kind_of_row) + 1
         symbolic = kinds.formulas is not None
         keys = kinds.formulas[:count] if kinds.formulas is not None else [key[1:3] for key in kinds.keys[:count]]
         layouts, formula_of = numbered(keys)
-        alive = _most_alive(copies.tape.events[:end], [*map(formula_of.__getitem__, of_row)], len(layouts))
+        alive = _most_alive(copies.tape.events[:end], [*map(formula_of.__getitem__, kind_of_row)], len(layouts))
         own, attended, others = list[tuple[int, int]](), list[tuple[int, int]](), list[tuple[int, int]]()
         widths: set[int] = set()
-        of_heads: set[DType] = set()
+        head_dtypes: set[DType] = set()
         rows, length = batch
         for kind, (_, dtype), most in zip(firsts(formula_of), layouts, alive, strict=True):
             shape = storages.traced(kind)[1]
@@ -89,11 +89,11 @@ class ForwardBlocks(NamedTuple):
             else:
                 (own if place == 1 and width not in heads else attended).append((kinds.size_of[kind], most))
             if len(shape) > 3:
-                of_heads.add(dtype)
+                head_dtypes.add(dtype)
             elif dtype == "float32":
                 widths.add(width)
-        of_tokens, of_all, fixed = map(Sizes.from_pairs, (own, attended, others))
-        return cls(of_tokens, of_all, fixed, frozenset(widths), frozenset(of_heads))
+        token_sizes, attended_sizes, fixed = map(Sizes.from_pairs, (own, attended, others))
+        return cls(token_sizes, attended_sizes, fixed, frozenset(widths), frozenset(head_dtypes))
 
     def blocks(self, sizes: Sequence[int], times: int, tokens: tuple[int, int, int]) -> list[tuple[int, int]]:
         """Return the blocks of a pass, as sizes in bytes and numbers of blocks.
@@ -112,17 +112,17 @@ class ForwardBlocks(NamedTuple):
     def upper_bound(self, sizes: Sequence[int], times: int, tokens: tuple[int, int, int]) -> tuple[int, int]:
         """Return an upper bound on the bytes of these blocks, and the number of their sizes."""
         own, attended, length = tokens
-        of_tokens = self.own.bytes(sizes) * own + self.attended.bytes(sizes) * attended
-        total = of_tokens * times // length + self.others.bytes(sizes) * times
+        token_bytes = self.own.bytes(sizes) * own + self.attended.bytes(sizes) * attended
+        total = token_bytes * times // length + self.others.bytes(sizes) * times
         rounding = ALLOCATION_ROUNDING * (sum(self.own.most) + sum(self.attended.most))
         return total + rounding, len(self.own.most) + len(self.attended.most) + len(self.others.most)
 
 
-def _most_alive(events: Sequence[int], of_row: Sequence[int], formulas: int) -> list[int]:
+def _most_alive(events: Sequence[int], formula_of_row: Sequence[int], formulas: int) -> list[int]:
     """Return the most rows of each formula that are alive at once."""
     alive = [0] * formulas
     most = [*alive]
-    count_events(events, of_row, alive, most)
+    count_events(events, formula_of_row, alive, most)
     return most
 
 
@@ -131,10 +131,10 @@ def _place(shape: Shape, length: int, tokens: int) -> int:
 
     A size of the model may have the same value. Then the shape may have several formulas.
     """
-    found = shape.count(length)
-    if found > 1 or len(shape) < 3:
-        return _SEVERAL if found or tokens in shape else _NONE
-    if not found:
+    occurrences = shape.count(length)
+    if occurrences > 1 or len(shape) < 3:
+        return _SEVERAL if occurrences or tokens in shape else _NONE
+    if not occurrences:
         return _NONE
     place = shape.index(length)
     dim = shape[place]

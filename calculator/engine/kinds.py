@@ -118,18 +118,18 @@ class Storages:
 
     def allocation(self, kind: int) -> Allocation:
         """Return the kind with a number."""
-        found = self.made.get(kind)
-        if found is None:
-            found = self.made[kind] = self.make(kind)
-        return found
+        allocation = self.made.get(kind)
+        if allocation is None:
+            allocation = self.made[kind] = self.make(kind)
+        return allocation
 
     @property
     def equal_sizes(self) -> EqualSizes:
         """The first number that has as many bytes, for the number of each size."""
         if self._equal_sizes is None:
             first: dict[int, int] = {}
-            found = tuple(map(first.setdefault, self.sizes, range(len(self.sizes))))
-            self._equal_sizes = range(len(found)) if len(first) == len(found) else found
+            first_of_size = tuple(map(first.setdefault, self.sizes, range(len(self.sizes))))
+            self._equal_sizes = range(len(first_of_size)) if len(first) == len(first_of_size) else first_of_size
         return self._equal_sizes
 
     def bytes_of(self, counts: Mapping[int, int]) -> int:
@@ -163,10 +163,10 @@ def storages_of(tape: Tape, first: SkippedLayer | None = None, outputs: Outputs 
 
 def kinds_of(rows: list[Kind], first: SkippedLayer | None, outputs: Outputs = ()) -> tuple[list[Kind], Sequence[int]]:
     """Return the distinct kinds of rows, and the number of each row's kind among them."""
-    of_row = _equal_rows(rows, first, outputs)
-    distinct = sorted({*of_row})
+    kind_of_row = _equal_rows(rows, first, outputs)
+    distinct = sorted({*kind_of_row})
     numbers = dict(zip(distinct, count(), strict=False))
-    return [rows[row] for row in distinct], tuple(map(numbers.__getitem__, of_row))
+    return [rows[row] for row in distinct], tuple(map(numbers.__getitem__, kind_of_row))
 
 
 def _equal_rows(rows: list[Kind], first: SkippedLayer | None, outputs: Outputs) -> list[int]:
@@ -181,12 +181,12 @@ def _equal_rows(rows: list[Kind], first: SkippedLayer | None, outputs: Outputs) 
     for output, _ in outputs:
         counted[output] = None
     numbers: dict[Kind | None, int] = {}
-    of_row = [*map(numbers.setdefault, counted, range(len(rows)))]
+    number_of_row = [*map(numbers.setdefault, counted, range(len(rows)))]
     if first is not None:
-        of_row[first.output_row] = numbers.get(rows[first.output_row], first.output_row)
+        number_of_row[first.output_row] = numbers.get(rows[first.output_row], first.output_row)
     for output, like in outputs:
-        of_row[output] = of_row[like]
-    return of_row
+        number_of_row[output] = number_of_row[like]
+    return number_of_row
 
 
 def first_rows(kind_of: Sequence[int], first: SkippedLayer | None) -> list[int]:
@@ -201,8 +201,8 @@ def first_rows(kind_of: Sequence[int], first: SkippedLayer | None) -> list[int]:
 def numbered(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
     """Return the distinct values in the order of first occurrence, and the index of each value among them."""
     numbers: defaultdict[Kind, int] = defaultdict(count().__next__)
-    of_values = tuple(map(numbers.__getitem__, values))
-    return [*numbers], of_values
+    numbers_of_values = tuple(map(numbers.__getitem__, values))
+    return [*numbers], numbers_of_values
 
 
 def equal(values: Iterable[Hashable]) -> tuple[int, ...]:
@@ -214,12 +214,12 @@ def picked(values: Sequence[int], indices: Sequence[int]) -> Sequence[int]:
     """Return the values at some indices. `itemgetter` takes half the time of a comprehension."""
     if len(indices) < 2:
         return [values[index] for index in indices]
-    found: tuple[int, ...] = itemgetter(*indices)(values)
-    return found
+    values_at: tuple[int, ...] = itemgetter(*indices)(values)
+    return values_at
 
 
 def firsts(numbers: Iterable[int]) -> list[int]:
     """Return the index of the first occurrence of each number. The numbers are consecutive from 0 on."""
     listed = [*numbers]
-    found = dict(zip(reversed(listed), range(len(listed) - 1, -1, -1), strict=True))
-    return [*map(found.__getitem__, range(len(found)))]
+    first_index = dict(zip(reversed(listed), range(len(listed) - 1, -1, -1), strict=True))
+    return [*map(first_index.__getitem__, range(len(first_index)))]

@@ -210,8 +210,8 @@ def _changed(training: Training, kind: type[Training], changes: dict[str, object
 @cache
 def _shared(kind: type[Training], other: type[Training]) -> tuple[list[str], "attrgetter[tuple[object, ...]]"]:
     """Return the names of the settings that two kinds of training have, and what reads them."""
-    of_other = {field.name for field in fields(other)}
-    names = [field.name for field in fields(kind) if field.name in of_other]
+    other_names = {field.name for field in fields(other)}
+    names = [field.name for field in fields(kind) if field.name in other_names]
     return names, attrgetter(*names)
 
 

@@ -127,8 +127,8 @@ def _running(search: Probes | Replays, best: int, end: int, lowest: int) -> Defe
         return unknown()
 
     def largest() -> int | None:
-        found = search.largest_with_retries(best, end)
-        return found * search.ruled.unit if found >= lowest else None
+        largest_value = search.largest_with_retries(best, end)
+        return largest_value * search.ruled.unit if largest_value >= lowest else None
 
     return Deferred(largest)
 

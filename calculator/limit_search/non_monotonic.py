@@ -41,10 +41,10 @@ def higher(probes: Probes, best: int, end: int) -> int:
     candidates = likely_values(probes, best + 1, end)
     while True:
         values = [*candidates[:LIKELIEST], *following(probes, best + 1, end), *candidates[LIKELIEST:]]
-        found = probes.largest(value for value in values if value > best)
-        if found is None:
+        fitting = probes.largest(value for value in values if value > best)
+        if fitting is None:
             return best
-        best = probes.largest_before_failure(found, end)
+        best = probes.largest_before_failure(fitting, end)
 
 
 def likely_values(probes: Probes, low: int, high: int) -> list[int]:

@@ -202,8 +202,8 @@ class Probes:
         added = [tensor for tensor in resident.tensors if not tensor.base]
         rows = step.run.storages.sizes_of_rows
         kept = (*added, *resident.optimizer_states, *resident.sharding_tensors)
-        made = (*resident.gradients, *resident.step_temporaries)
-        return [*_tensor_sizes(kept)], [*rows, *_tensor_sizes(made)]
+        allocated = (*resident.gradients, *resident.step_temporaries)
+        return [*_tensor_sizes(kept)], [*rows, *_tensor_sizes(allocated)]
 
 
 def _tensor_sizes(resident: Iterable[ResidentTensors]) -> Iterator[int]:

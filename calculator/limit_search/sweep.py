@@ -143,16 +143,16 @@ def _unlisted(values: Any) -> str | None:
 
 def _no_objects(paths: Iterable[str], request: dict[str, Any]) -> tuple[Problem, ...]:
     """Return values of the request that must be objects because a path leads into them."""
-    found: dict[str, Problem] = {}
+    problem_by_path: dict[str, Problem] = {}
     for path in paths:
         inner: Any = request
         for above in _parent_paths(path.split(".")):
             inner = inner.get(above.rpartition(".")[2], {})
             if not isinstance(inner, dict):
                 message = f"must be an object, because {path} varies in it"
-                found.setdefault(above, Problem(loc=f"request.{above}", msg=message, input=inner))
+                problem_by_path.setdefault(above, Problem(loc=f"request.{above}", msg=message, input=inner))
                 break
-    return tuple(found.values())
+    return tuple(problem_by_path.values())
 
 
 def _parent_paths(parts: list[str]) -> Iterator[str]:
@@ -178,10 +178,10 @@ def _is_field(path: str, request: dict[str, Any]) -> bool:
 def _is_setting(kind: type, path: str) -> bool:
     """Return whether a dotted path leads to a setting of a dataclass of settings."""
     first, _, rest = path.partition(".")
-    found = next((field for field in declared(kind) if field.name == first), None)
-    if found is None or not rest:
-        return found is not None
-    return found.nested is not None and _is_setting(found.nested, rest)
+    declared_field = next((field for field in declared(kind) if field.name == first), None)
+    if declared_field is None or not rest:
+        return declared_field is not None
+    return declared_field.nested is not None and _is_setting(declared_field.nested, rest)
 
 
 def _checked(sweep: Sweep, most: int | None) -> Sweep:

@@ -130,10 +130,10 @@ def _listed(body: dict[str, Any], one: str, read: Callable[[Any, str], Any]) -> 
 
 
 def _model(body: Any, loc: str) -> ModelReference:
-    found = parse_model(body, loc)
-    if found.parameters is not None:
-        raise refusal(f"{loc}.parameters", "a plan needs a model's shapes: give an id or a config", found.parameters)
-    return found
+    model = parse_model(body, loc)
+    if model.parameters is not None:
+        raise refusal(f"{loc}.parameters", "a plan needs a model's shapes: give an id or a config", model.parameters)
+    return model
 
 
 def _device(body: Any, loc: str) -> PlannedDevice:

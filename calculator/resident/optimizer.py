@@ -139,8 +139,8 @@ class Optimizer:
 
     def _projected(self, projection: Projection, shape: Shape, dtype: DType) -> list[State]:
         """Return the projection, and the states of the projected gradient. Adafactor's gradients are in float32."""
-        of_gradient = "float32" if self.storage == "factored" else dtype
-        kept: State = ("projector", projection.kept(shape, of_gradient), of_gradient)
+        gradient_dtype = "float32" if self.storage == "factored" else dtype
+        kept: State = ("projector", projection.kept(shape, gradient_dtype), gradient_dtype)
         return [kept, *replace(self, projection=None).states(projection.projected(shape), dtype)]
 
     def shared_states(self, shapes: Iterable[Shape]) -> Iterator[State]:

@@ -292,7 +292,7 @@ def _merged(alive: Iterable[tuple[str, int]]) -> tuple[Row, ...]:
     merged: dict[str, list[int]] = {}
     for name, size in alive:
         merged.setdefault(name, []).append(size)
-    rows = [_row(name, len(found), sum(found)) for name, found in merged.items()]
+    rows = [_row(name, len(sizes), sum(sizes)) for name, sizes in merged.items()]
     return tuple(sorted(rows, key=lambda row: -row.bytes))
 
 

@@ -250,10 +250,10 @@ class _Run:
         gathered = evaluation.gathered
         host = host_of_evaluation(gathered)
         arrays = gathered.host_bytes * self._processes
-        found = self.between_steps + evaluation.resident_bytes
-        yield self._phase("evaluation", evaluation.peak(), resident=found, host_bytes=arrays, host=host)
+        resident_bytes = self.between_steps + evaluation.resident_bytes
+        yield self._phase("evaluation", evaluation.peak(), resident=resident_bytes, host_bytes=arrays, host=host)
         if self.run.generates:
-            yield self._phase("generation", evaluation.generation(), resident=found)
+            yield self._phase("generation", evaluation.generation(), resident=resident_bytes)
 
     def _checkpoint(self) -> RunPhase:
         size = sum(file.bytes for file in self.files)
@@ -320,8 +320,8 @@ class _Run:
         engine = self.request.estimate.training.colocated
         if engine is None:
             return None
-        of_threads = workspaces(card_of(self.device), self.prepared.stack)
-        return ColocatedEngine(engine=engine, kept_bytes=kept(self.resident, of_threads) + self._context)
+        thread_workspaces = workspaces(card_of(self.device), self.prepared.stack)
+        return ColocatedEngine(engine=engine, kept_bytes=kept(self.resident, thread_workspaces) + self._context)
 
     def _with_limits(self, phase: RunPhase) -> RunPhase:
         ends_by, limit = self._ends_by(phase), self.run.host_memory_bytes

@@ -47,8 +47,8 @@ class LoadingUnderZeroInit:
 
     def moments(self) -> Iterator[tuple[Alive, str]]:
         """Yield the peak moments while the model is built, and while its weights are read."""
-        for found in (self._building(), self._reading()):
-            count, alive, what = max(found, key=lambda moment: self._sums[moment[0]] + _sum(moment[1]))
+        for moments in (self._building(), self._reading()):
+            count, alive, what = max(moments, key=lambda moment: self._sums[moment[0]] + _sum(moment[1]))
             yield [*self._parts[:count], *alive], what
 
     @property
@@ -107,13 +107,13 @@ def gathered(parameters: Iterable[tuple[str, Partitioned]], state: PartitionedSt
 
     Offloaded partitions are copied to the GPU.
     """
-    found = [(f"{name}: gathered", parameter.with_padding) for name, parameter in parameters]
+    sizes = [(f"{name}: gathered", parameter.with_padding) for name, parameter in parameters]
     if state.sizes.offloads_parameters:
-        found += [
+        sizes += [
             (f"{name}: copy of the partition", _bytes(parameter.partition, parameter.dtype))
             for name, parameter in parameters
         ]
-    return found
+    return sizes
 
 
 def _modules(parameters: Iterable[tuple[str, Partitioned]]) -> Iterator[tuple[str, list[tuple[str, Partitioned]]]]:

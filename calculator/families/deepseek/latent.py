@@ -23,8 +23,12 @@ def _ungrouped(config: Config) -> str | None:
 
 def _too_many_groups(config: Config) -> str | None:
     chosen, groups = config["topk_group"], config["n_group"]
-    both = chosen is not None and groups is not None
-    return f"{shown(chosen)} groups are more than the {shown(groups)} of n_group" if both and chosen > groups else None
+    has_groups = chosen is not None and groups is not None
+    return (
+        f"{shown(chosen)} groups are more than the {shown(groups)} of n_group"
+        if has_groups and chosen > groups
+        else None
+    )
 
 
 def _group_problem(config: Config) -> str | None:

@@ -247,12 +247,12 @@ def _standardized(context: Context, hidden_states: Tensor) -> Tensor:
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the decoder's masks. In windows, an image's tokens attend to each other if the config sets `vision`."""
-    made = masks.text_masks(context)
+    masks_by_type = masks.text_masks(context)
     if context.config["use_bidirectional_attention"] != "vision":
-        return made
+        return masks_by_type
     tape, shape = context.tape, (context.batch, context.length)
     context.decoder_locals.append(tape.new(shape, "int64", "images by number"))
-    return {**made, "sliding_attention": _sliding_mask(context)}
+    return {**masks_by_type, "sliding_attention": _sliding_mask(context)}
 
 
 def _sliding_mask(context: Context) -> Tensor:

@@ -77,9 +77,9 @@ def _windowed(
     context.set_scope(f"{_PATH}: ")
     patches = pixel_values.shape[0]
     position_ids = tape.new((patches, 2), "int64", "position_ids")
-    images, of_windows = Chunks((image.patches,), count), Chunks((*windows(config, image),), count)
+    images, window_chunks = Chunks((image.patches,), count), Chunks((*windows(config, image),), count)
     bounds = tape.new((images.number + 1,), "int32", "cu_seqlens")
-    of_bounds = tape.new((of_windows.number + 1,), "int32", "cu_window_seqlens")
+    cu_window_seqlens = tape.new((window_chunks.number + 1,), "int32", "cu_window_seqlens")
     shape = (patches, hidden_size)
     embedded = convolve_in(context, f"{_PATH}.patch_embed", "proj", pixel_values, shape, is_input=True)
     context.set_scope(f"{_PATH}: ")
@@ -94,10 +94,10 @@ def _windowed(
         return index in config["fullatt_block_indexes"]
 
     def run(index: int, modules: LayerModules, given: Sequence[Tensor], x: Tensor) -> Tensor:
-        return _layer(context, modules, x, given[:2], images if sees_all(index) else of_windows, given[2])
+        return _layer(context, modules, x, given[:2], images if sees_all(index) else window_chunks, given[2])
 
     def captured(index: int) -> list[Tensor]:
-        return [*tables, bounds if sees_all(index) else of_bounds]
+        return [*tables, bounds if sees_all(index) else cu_window_seqlens]
 
     hidden_states = run_layers(context, f"{_PATH}.blocks", inputs, run, captured)
     merged = _merger(context, hidden_states, image.tokens * count, norms.rms_norm)

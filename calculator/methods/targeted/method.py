@@ -91,10 +91,10 @@ class TargetedMethod(Method, ABC):
         unused = modules_to_save.unused_names(self.modules_to_save, model)
         return tuple(f"PEFT ignores {name} in method.modules_to_save: no module's name ends in it." for name in unused)
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield refusals of this method alone.
 
-        `found` has the modules that its targets name and that it can adapt.
+        `targets` has the modules that its targets name and that it can adapt.
         """
         yield from ()
 

@@ -70,10 +70,10 @@ def _round_to_even(size: int) -> int:
 def _mask_within(positions: Tensor) -> Tensor:
     """Return the mask of the positions within the padded matrix, which are all."""
     tape, count = positions.tape, positions.shape[1:]
-    of_rows = tape.new(count, "bool", "rows within the matrix")
-    of_columns = tape.new(count, "bool", "columns within the matrix")
+    row_mask = tape.new(count, "bool", "rows within the matrix")
+    column_mask = tape.new(count, "bool", "columns within the matrix")
     within = tape.new(count, "bool", "positions within the matrix")
-    del of_rows, of_columns
+    del row_mask, column_mask
     return within
 
 

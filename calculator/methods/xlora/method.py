@@ -192,9 +192,9 @@ class XLoRA(AdaptedLinear):
         """Return the names of fused experts and of routers."""
         return (*FUSED_EXPERTS.get(model.model_type, ()), *AdaptedLinear.refused_names(self, model))
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:
         """Yield settings that fail in PEFT's code, and models whose adapters it can't load."""
-        yield from refusals.setting_problems(self, model, found)
+        yield from refusals.setting_problems(self, model, targets)
 
     def adapted_modules(self, model: Model) -> int:
         """Return the number of modules with updates, each of which has scalings."""

@@ -30,11 +30,11 @@ class EvaluationBatch(MicroBatch):
     __slots__ = ("_found", "follows_generation")
 
     def __init__(
-        self, prepared: PreparedModel, found: frozenset[str] | None, *, follows_generation: bool = False
+        self, prepared: PreparedModel, gathered: frozenset[str] | None, *, follows_generation: bool = False
     ) -> None:
         super().__init__(prepared)
         self.has_gradients = self.interprets_all = False
-        self._found, self.finds_gathered = found, found is not None or follows_generation
+        self._found, self.finds_gathered = gathered, gathered is not None or follows_generation
         #: Whether `generate` runs before each batch.
         self.follows_generation = follows_generation
 

@@ -55,8 +55,8 @@ class EvaluationGathering(Gathering):
 
     def _batch(self, events: list[Event]) -> Batch:
         self._live.reset()
-        found = self._live.bytes
-        return Batch(found, self._moments(events))
+        before = self._live.bytes
+        return Batch(before, self._moments(events))
 
 
 def evaluation_gathering(
@@ -66,7 +66,7 @@ def evaluation_gathering(
     followed = Followed(repetition=repetition, before=repetition.copies + 1, skipped=0)
     parameters = state.parameters(followed)
     return EvaluationGathering(
-        Program(tape, windows, followed, [*parameters.own, *parameters.of_second], substitutes_of(state.prepared)),
+        Program(tape, windows, followed, [*parameters.own, *parameters.second], substitutes_of(state.prepared)),
         followed,
         parameters,
         (state.sizes, state.sizes_of_second),

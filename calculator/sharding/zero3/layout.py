@@ -74,11 +74,11 @@ class Layout:
             [*map(of, step.outside), *[*map(of, step.of_copy)] * copies]
             for of in (ELEMENTS, _PAYLOAD, _WHOLE, _WITH_PADDING)
         )
-        outside, of_copy = ([*map(_DTYPE_AND_PAYLOAD, parameters)] for parameters in (step.outside, step.of_copy))
-        dtypes = dict.fromkeys([dtype for dtype, _ in (*outside, *of_copy)])
+        outside, in_copy = ([*map(_DTYPE_AND_PAYLOAD, parameters)] for parameters in (step.outside, step.of_copy))
+        dtypes = dict.fromkeys([dtype for dtype, _ in (*outside, *in_copy)])
         #: For each dtype, the bytes of an all-gather by parameter. 0 for those of another dtype.
         self.of_dtypes = [
-            [*[size * (of == dtype) for of, size in outside], *[size * (of == dtype) for of, size in of_copy] * copies]
+            [*[size * (of == dtype) for of, size in outside], *[size * (of == dtype) for of, size in in_copy] * copies]
             for dtype in dtypes
         ]
         #: The numbers of the persistent parameters.
@@ -106,11 +106,11 @@ class Layout:
 
     def _sum_of_persistent(self, size: Callable[[Partitioned], int]) -> int:
         """Return the sum over the persistent parameters of all copies."""
-        outside, of_copy = (
+        outside, in_copy = (
             sum([size(parameter) for parameter in parameters if parameter.persists])
             for parameters in (self._step.outside, self._step.of_copy)
         )
-        return outside + of_copy * self._followed.copies
+        return outside + in_copy * self._followed.copies
 
     def _place_segments(self) -> list[Placed]:
         """Return the segments in order. The backward pass runs the last copy first."""
@@ -148,7 +148,7 @@ class Layout:
         starts = [
             *accumulate([own.before[-1] * (1 + placement.segment.skipped) for own, placement in placed], initial=0)
         ]
-        behind = {placement.segment.window: placement.end for _, placement in placed}
+        end_of_window = {placement.segment.window: placement.end for _, placement in placed}
         backward = {
             placement.slot: at for at, (_, placement) in enumerate(placed) if placement.segment.window == BACKWARD
         }
@@ -157,7 +157,7 @@ class Layout:
             if window is None:
                 placement.calls = [_outside_copies(call, at, placed, starts) for call in own.calls]
             else:
-                placement.gap, placement.behind = starts[backward[placement.slot]] - starts[at], behind[window]
+                placement.gap, placement.behind = starts[backward[placement.slot]] - starts[at], end_of_window[window]
 
 
 def _outside_copies(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:

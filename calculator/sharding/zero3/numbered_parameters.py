@@ -247,15 +247,15 @@ class NumberedParameters:
             self._in_flight[number] = _ALONE
             self.sent += self._payloads[number]
         else:
-            in_flight, payloads, of_dtypes = self._in_flight, self._payloads, self._of_dtypes
+            in_flight, payloads, sizes_by_dtype = self._in_flight, self._payloads, self._of_dtypes
             gather, sent = _Gather(numbers), 0
             for number in numbers:
                 in_flight[number] = gather
                 sent += payloads[number]
-            if len(of_dtypes) == 1:
+            if len(sizes_by_dtype) == 1:
                 size = rounded(sent)
             else:
-                size = sum([rounded(sum([sizes[number] for number in numbers])) for sizes in of_dtypes])
+                size = sum([rounded(sum([sizes[number] for number in numbers])) for sizes in sizes_by_dtype])
             gather.buffer = size
             self.sent += sent
         self.available += elements

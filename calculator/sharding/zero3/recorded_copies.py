@@ -40,8 +40,8 @@ class RecordedCopies:
 class RecordedRun:
     """A run of a copy at its recorded calls. Its moments are those at which the gathered bytes change."""
 
-    def __init__(self, coordinator: Coordinator, live: Live, events: list[Event], of_view: OfView) -> None:
-        self._coordinator, self._live, self._events, self._of_view = coordinator, live, events, of_view
+    def __init__(self, coordinator: Coordinator, live: Live, events: list[Event], view_parameter: OfView) -> None:
+        self._coordinator, self._live, self._events, self._of_view = coordinator, live, events, view_parameter
         self._begin = coordinator.order.place
 
     def follow(self, recorded: RecordedCopy) -> list[Moment]:
@@ -56,7 +56,7 @@ class RecordedRun:
                 if queue and (coordinator.available < most or queue[0][1] < begin + place + len(own)):
                     moments += self._look_ahead(begin + place, own)
                 continue
-            position, of_event, module, parameter, serial = events[number]
+            position, event_module, module, parameter, serial = events[number]
             order.place, live.position = begin + place, position
             before = live.most = live.bytes
             if module is not None and kind == FETCH:
@@ -66,7 +66,7 @@ class RecordedRun:
             elif kind == GRADIENT:
                 moments.append(Moment(position, before, before, parameter, number=number))
             elif parameter is not None:
-                self._of_view(position, of_event, parameter, serial)
+                self._of_view(position, event_module, parameter, serial)
             if live.most != before or live.bytes != before:
                 moments.append(Moment(position, live.most, live.bytes, None, True, number))
         coordinator.limited += is_limited

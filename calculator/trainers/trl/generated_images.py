@@ -81,15 +81,17 @@ def processed(context: Context) -> tuple[list[Tensor], list[Tensor], list[Tensor
         return [], [], []
     tokens = [name for name, _, _ in whole if name in _OF_TOKENS]
     split = _split_names(whole, training)
-    of_images = [tape.new(shape, dtype, name) for name, shape, dtype in whole if name in split]
+    image_tensors = [tape.new(shape, dtype, name) for name, shape, dtype in whole if name in split]
     others = [row for row in whole if row[0] not in (*split, *tokens)]
     shuffled = [tape.new(shape, dtype, name) for name, shape, dtype in others]
-    made = [tape.new((count, prompt), "int64", f"{name} of prompts") for name in ("input_ids", "attention_mask")]
-    made += [tape.new((count, prompt), "int64", f"{name} of prompts") for name in tokens]
+    prompt_tensors = [
+        tape.new((count, prompt), "int64", f"{name} of prompts") for name in ("input_ids", "attention_mask")
+    ]
+    prompt_tensors += [tape.new((count, prompt), "int64", f"{name} of prompts") for name in tokens]
     zeros = [tape.new((count, generated.completion(training)), "int64", "zeros of completions") for _ in tokens[:1]]
     shuffled += [tape.new((count, context.length), "int64", name) for name in tokens]
     del zeros
-    return of_images, shuffled, made
+    return image_tensors, shuffled, prompt_tensors
 
 
 def counted(context: Context, rows: int) -> list[Tensor]:

@@ -227,7 +227,7 @@ def _gathering(state: PartitionedState, tape: Tape, repetition: Repetition) -> L
     followed = Followed(repetition=repetition, before=repetition.copies + 1, skipped=0)
     parameters = state.parameters(followed)
     return LoggedGathering(
-        Program(tape, (), followed, [*parameters.own, *parameters.of_second], substitutes_of(state.prepared)),
+        Program(tape, (), followed, [*parameters.own, *parameters.second], substitutes_of(state.prepared)),
         followed,
         parameters,
         (state.sizes, state.sizes_of_second),
