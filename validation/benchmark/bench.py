@@ -291,16 +291,16 @@ def _paced(
     The loop is timed before and after each round of runs. `prepare` runs before each run. The first run of a round is
     not counted if there are several, because the loop takes so long that the caches are cold after it.
     """
-    found: list[tuple[float, float]] = []
-    while len(found) < runs:
+    timings: list[tuple[float, float]] = []
+    while len(timings) < runs:
         before, elapsed = loop_seconds(), []
         for _ in range(in_round):
             if prepare is not None:
                 prepare()
             elapsed.append(_time_once(timed, process_time))
         pace = PACE * 2 / (before + loop_seconds())
-        found += [(duration, duration * pace) for duration in elapsed[in_round > 1 :]]
-    return median(elapsed for elapsed, _ in found), median(paced for _, paced in found)
+        timings += [(duration, duration * pace) for duration in elapsed[in_round > 1 :]]
+    return median(elapsed for elapsed, _ in timings), median(paced for _, paced in timings)
 
 
 def _fit(request: Request) -> Estimate:
@@ -319,8 +319,7 @@ def _page(request: Request) -> object:
     """Return all figures of the estimate page."""
     answer = _fit(request)
     requests = (
-        replace(of_method, model=request.model, training=request.training, device=request.device)
-        for of_method in _METHODS
+        replace(method, model=request.model, training=request.training, device=request.device) for method in _METHODS
     )
     return side_by_side(requests), suggestions(request, answer)
 

@@ -95,13 +95,13 @@ def _differs(seed: int, number: int) -> bool:
     """Return whether the loading of a random request differs from its trace."""
     body = random_sharded_request(seed, number, sharding="zero3") | {"reserved": "rule", "run": {"save_strategy": "no"}}
     try:
-        found = next(phase for phase in whole_run(parse_run(body)).phases if phase.name == "load")
+        loaded = next(phase for phase in whole_run(parse_run(body)).phases if phase.name == "load")
         traced = alone(_loading, {"request": body})["load_bytes"]
     except PlanError as error:
         print(f"{number}: refused: {error}")
         return False
-    print(f"{number}: predicted {found.gpu_bytes:,} ({found.operation}), traced {traced:,}")
-    return bool(found.gpu_bytes != traced)
+    print(f"{number}: predicted {loaded.gpu_bytes:,} ({loaded.operation}), traced {traced:,}")
+    return bool(loaded.gpu_bytes != traced)
 
 
 def _evaluations_differ(args: argparse.Namespace) -> bool:

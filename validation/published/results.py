@@ -133,19 +133,19 @@ def peer_errors(rows: Sequence[Result], peer: str) -> list[dict[str, Any]]:
     """By source, a peer's errors and ours on the rows that it answers and that a request expresses as a whole."""
     by_source = []
     for source in ("all", *sorted({row["source"] for row in rows})):
-        both = [
+        pairs = [
             (abs(answer["error"]), abs(row["error"]))
             for row in rows
             if source in ("all", row["source"]) and row["expressed"] == "whole" and row["error"] is not None
             for answer in row["peers"]
             if answer["name"] == peer and "error" in answer
         ]
-        if both:
-            theirs, ours = zip(*both, strict=True)
+        if pairs:
+            theirs, ours = zip(*pairs, strict=True)
             by_source.append(
                 {
                     "source": source,
-                    "figures": len(both),
+                    "figures": len(pairs),
                     "median_absolute_error": round(median(theirs), 6),
                     "our_median_absolute_error": round(median(ours), 6),
                 }

@@ -55,10 +55,10 @@ def _optimi() -> Any:
     """Return optimi's module, imported as where Triton is missing: its kernels are no more than their names here."""
     name = "optimi.stableadamw"
     with mock.patch.dict(sys.modules, {"triton": None}) if name not in sys.modules else nullcontext():
-        found = import_module(name)
+        package = import_module(name)
         loaded = {key: module for key, module in sys.modules.items() if key.partition(".")[0] == "optimi"}
     sys.modules.update(loaded)
-    return found
+    return package
 
 
 #: Constructors as the Hugging Face Trainer calls them. Source: transformers/trainer_optimizer.py.
@@ -82,9 +82,9 @@ def projecting(training: Training, model: torch.nn.Module) -> torch.optim.Optimi
         gradient_accumulation_steps=training.gradient_accumulation_steps,
     )
     options = trainer_optimizer._parse_optim_args(training.optim_args)
-    made = OptimizerContext(args, model, {"lr": 1e-4}, {"betas": (0.9, 0.999), "eps": 1e-8}, options)
+    optimizer_context = OptimizerContext(args, model, {"lr": 1e-4}, {"betas": (0.9, 0.999), "eps": 1e-8}, options)
     name = "_get_galore_optimizer" if "galore" in training.optimizer else "_get_apollo_optimizer"
-    cls, arguments = getattr(trainer_optimizer, name)(made)
+    cls, arguments = getattr(trainer_optimizer, name)(optimizer_context)
     params = arguments.pop("params")
     optimizer: torch.optim.Optimizer = cls(arguments.pop("optimizer_dict", params), **arguments)
     return optimizer

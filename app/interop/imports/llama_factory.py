@@ -172,7 +172,7 @@ def _oft(keys: Keys, quantized: dict[str, Any], model: Model | None) -> dict[str
         "name": "oft",
         "r": keys.integer("oft_rank", 0),
         "oft_block_size": keys.integer("oft_block_size", 32),
-        **language_targets(keys, keys.names("lora_target"), model, of_layers=False),
+        **language_targets(keys, keys.names("lora_target"), model, in_layers=False),
         "modules_to_save": keys.names("additional_target"),
     }
 
@@ -236,11 +236,11 @@ def _optimizer(keys: Keys, model: Model | None) -> dict[str, Any]:
                 "optim_target_modules": _projected(keys, f"{name}_target", model),
                 "optim_args": written(given),
             }
-    found = optimizer(keys, "optim", "adamw_torch_fused")
+    settings = optimizer(keys, "optim", "adamw_torch_fused")
     for key, effect in _OWN_OPTIMIZERS.items():
         if keys.flag(key):
-            keys.warn(f"{key}: true", effect, f"one with {found['optimizer']}")
-    return found
+            keys.warn(f"{key}: true", effect, f"one with {settings['optimizer']}")
+    return settings
 
 
 def _projecting(keys: Keys, name: str) -> str:

@@ -88,47 +88,47 @@ def keys_of(text: str) -> Keys:
             wrong.append(error)
         except (ValueError, RecursionError, MemoryError) as error:
             raise _nested() from error
-    found = _collect_calls(modules)
-    if wrong and not found.calls:
+    calls = _collect_calls(modules)
+    if wrong and not calls.calls:
         message = f"is not Python: line {wrong[0].lineno}: {wrong[0].msg}"
         raise refusal("content", message, shortened(text)) from wrong[0]
-    if not found.calls:
-        raise nothing_read(found.others)
-    found.settle()
+    if not calls.calls:
+        raise nothing_read(calls.others)
+    calls.settle()
     script = Script(
-        calls=tuple(found.calls),
-        others=tuple(found.others),
-        peft_config=found.peft_config,
-        unread=found.unread,
-        defaults=found.defaults,
+        calls=tuple(calls.calls),
+        others=tuple(calls.others),
+        peft_config=calls.peft_config,
+        unread=calls.unread,
+        defaults=calls.defaults,
         pins=pins(code),
         frozen=frozen_in(modules),
         loop=loop_in(modules),
         rows=rows_in(modules),
-        cut_length=found.cut_length,
+        cut_length=calls.cut_length,
         adapters=adapters_in(modules),
         images=images_in(modules),
     )
-    keys = Keys({**launch_in(code), **found.arguments}, script)
+    keys = Keys({**launch_in(code), **calls.arguments}, script)
     for mistake in wrong:
         line = shortened((mistake.text or "").strip())
         keys.miss("a cell", line, f"is not Python ({mistake.msg}): the cell is not read")
-    for name in other_trainers(found.calls):
+    for name in other_trainers(calls.calls):
         keys.miss(
             name,
             None,
-            f"sets up another run before that of {trainer_of(found.calls)}: to read it, paste only its cells",
+            f"sets up another run before that of {trainer_of(calls.calls)}: to read it, paste only its cells",
         )
     return keys
 
 
 def _collect_calls(modules: list[ast.Module]) -> _Calls:
     """Return the calls of modules, which are read twice: functions are called below their definition."""
-    found = _Calls(Names())
+    calls = _Calls(Names())
     try:
         for module in modules:
-            found.visit(module)
-        again = _Calls(Names(found.names))
+            calls.visit(module)
+        again = _Calls(Names(calls.names))
         for module in modules:
             again.visit(module)
     except RecursionError as error:

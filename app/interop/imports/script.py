@@ -96,8 +96,8 @@ def _plain_training(
     if loop is not None:
         return exported_loop.settings_of(keys, loop)
     in_float32 = keys.take("autocast_adapter_dtype", default=True)
-    found = with_rows(keys, arguments(keys, trainer, defaults), keys.script.rows)
-    return found if in_float32 else {**found, "adapter_dtype": "model"}
+    training = with_rows(keys, arguments(keys, trainer, defaults), keys.script.rows)
+    return training if in_float32 else {**training, "adapter_dtype": "model"}
 
 
 def _unsloth_training(

@@ -65,12 +65,12 @@ def _column(form: CardForm, name: SortKey, label: str) -> Column:
 def pages(form: CardForm, answer: CardAnswer) -> dict[str, str]:
     """Return the addresses of the rows before and after those of the answer, by the text of the link."""
     query = form.query()
-    found = {}
+    by_address = {}
     if query.offset:
-        found["Previous rows"] = form.address(offset=str(max(0, query.offset - query.limit))) or "?"
+        by_address["Previous rows"] = form.address(offset=str(max(0, query.offset - query.limit))) or "?"
     if query.offset + len(answer.rows) < answer.total and answer.rows:
-        found["Next rows"] = form.address(offset=str(query.offset + query.limit))
-    return found
+        by_address["Next rows"] = form.address(offset=str(query.offset + query.limit))
+    return by_address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
