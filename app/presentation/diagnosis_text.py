@@ -65,7 +65,7 @@ def sentences(diagnosis: Diagnosis) -> Iterator[str]:
     if diagnosis.phase_match is None:
         yield _course(diagnosis)
     yield _fragmentation(diagnosis)
-    yield from _elsewhere(diagnosis)
+    yield from _other_processes(diagnosis)
     if diagnosis.message.found > 1:
         yield f"The text has {number(diagnosis.message.found)} such messages; this is about the first."
 
@@ -183,7 +183,7 @@ def _fragmentation(diagnosis: Diagnosis) -> str:
     return f"Not fragmentation: {cached}, less than the request of {requested.text}, also with what is free."
 
 
-def _elsewhere(diagnosis: Diagnosis) -> Iterator[str]:
+def _other_processes(diagnosis: Diagnosis) -> Iterator[str]:
     elsewhere = diagnosis.message.elsewhere_bytes
     if elsewhere:
         yield f"Other processes and the driver use {size(elsewhere)} of the GPU."

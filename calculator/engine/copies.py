@@ -43,6 +43,7 @@ class Copies:
         "counts",
         "dropped",
         "first",
+        "first_layer_counts",
         "gained",
         "generated",
         "has_backward",
@@ -55,7 +56,6 @@ class Copies:
         "live_cache",
         "marks",
         "net",
-        "of_first_layer",
         "pass_blocks",
         "remaining",
         "shared_rows",
@@ -144,11 +144,11 @@ class Copies:
         self._tables_freed: list[int] | None = None
         #: The sizes of which a skipped first layer may have the most storages alive, each with that number, by the
         #: sizes that are equal.
-        self.of_first_layer: dict[EqualSizes, list[tuple[int, int]]] = {}
+        self.first_layer_counts: dict[EqualSizes, list[tuple[int, int]]] = {}
 
     def count_kinds(self, rows: Iterable[int]) -> dict[int, int]:
         """Return the number of rows of each kind."""
-        kinds = [*map(self.kinds.of_row.__getitem__, rows)]
+        kinds = [*map(self.kinds.kind_of_row.__getitem__, rows)]
         counts = dict.fromkeys(kinds, 1)
         if len(counts) < len(kinds):
             counts.clear()
@@ -209,7 +209,7 @@ class Copies:
         """Return the storages that a window leaves alive, without the layer's input if the window frees it."""
         surviving = self.count_kinds(self.surviving[index])
         if self.hidden_states_row is not None and self._frees_input(index):
-            kind = self.kinds.of_row[self.hidden_states_row]
+            kind = self.kinds.kind_of_row[self.hidden_states_row]
             surviving[kind] = surviving.get(kind, 0) - 1
         return surviving
 
@@ -258,7 +258,7 @@ class Copies:
             rows = [row for row in rows if row != self.hidden_states_row]
             rows += self._with_new_kinds(freed, before) if before else []
         for row in sorted(rows, key=lifetimes.ends.__getitem__):
-            kind = self.kinds.of_row[row]
+            kind = self.kinds.kind_of_row[row]
             if left.get(kind, 0) > 0:
                 left[kind] -= 1
                 yield lifetimes.ends[row] + 1, window.copies, kind
@@ -268,7 +268,7 @@ class Copies:
 
         The input of that period has another dtype.
         """
-        kind_of_row = self.kinds.of_row
+        kind_of_row = self.kinds.kind_of_row
         kinds = {kind_of_row[row] for row in before}
         return [row for row in freed if kind_of_row[row] not in kinds and row != self.hidden_states_row]
 

@@ -54,14 +54,14 @@ class ForwardBlocks(NamedTuple):
         attended: Those whose bytes are a multiple of the tokens of a pass, or of all tokens that it attends to.
         others: All others.
         float32: The widths of tensors in float32 with three dimensions.
-        of_heads: The dtypes of tensors with four dimensions.
+        head_dtypes: The dtypes of tensors with four dimensions.
     """
 
     own: Sizes
     attended: Sizes
     others: Sizes
     float32: frozenset[int]
-    of_heads: frozenset[DType]
+    head_dtypes: frozenset[DType]
 
     @classmethod
     def from_run(cls, copies: Copies, storages: Storages, batch: tuple[int, int], heads: set[int]) -> ForwardBlocks:
@@ -70,7 +70,7 @@ class ForwardBlocks(NamedTuple):
         `batch` is its shape: (sequences, tokens). `heads` are the widths of tensors that are attended to.
         """
         kinds, end = copies.kinds, copies.marks["backward"]
-        kind_of_row = kinds.of_row[: copies.lifetimes.next_row(end)]
+        kind_of_row = kinds.kind_of_row[: copies.lifetimes.next_row(end)]
         count = max(kind_of_row) + 1
         symbolic = kinds.formulas is not None
         keys = kinds.formulas[:count] if kinds.formulas is not None else [key[1:3] for key in kinds.keys[:count]]

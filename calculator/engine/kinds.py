@@ -39,13 +39,13 @@ class Kinds:
     Sizes with different numbers can be equal in a run.
     """
 
-    __slots__ = ("formulas", "keys", "of_row", "size_events", "size_of")
+    __slots__ = ("formulas", "keys", "kind_of_row", "size_events", "size_of")
 
     def __init__(
         self,
         keys: Sequence[Key],
         size_of: Sequence[int],
-        of_row: Sequence[int],
+        kind_of_row: Sequence[int],
         events: Sequence[int],
         formulas: Sequence[tuple[int, DType]] | None = None,
         sizes: Sequence[int] | None = None,
@@ -58,8 +58,8 @@ class Kinds:
         self.formulas = formulas
         #: The number of each kind's size.
         self.size_of = size_of
-        self.of_row = of_row
-        sizes = sizes or picked(size_of, of_row)
+        self.kind_of_row = kind_of_row
+        sizes = sizes or picked(size_of, kind_of_row)
         #: The events of the tape, with the number of the row's size in place of the row.
         self.size_events = picked((*sizes, *map(invert, reversed(sizes))), events)
 
@@ -69,11 +69,11 @@ class Kinds:
 
     def row_name(self, row: int) -> str:
         """Return the name of a row."""
-        return self.keys[self.of_row[row]][0]
+        return self.keys[self.kind_of_row[row]][0]
 
     def row_size(self, row: int) -> int:
         """Return the number of a row's size."""
-        return self.size_of[self.of_row[row]]
+        return self.size_of[self.kind_of_row[row]]
 
     def by_size(self, counts: Mapping[int, int]) -> dict[int, int]:
         """Return the number of storages of each size from the number of storages of each kind."""
@@ -92,7 +92,7 @@ class Storages:
     with a symbolic shape. `digits` has the sizes of this run. By default, no shape is symbolic.
     """
 
-    __slots__ = ("_equal_sizes", "digits", "kinds", "made", "make", "sizes", "traced")
+    __slots__ = ("_equal_sizes", "allocation_of_kind", "digits", "kinds", "make", "sizes", "traced")
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Storages:
         #: The bytes of each size, by number.
         self.sizes = sizes
         self.make = make
-        self.made: dict[int, Allocation] = {}
+        self.allocation_of_kind: dict[int, Allocation] = {}
         self._equal_sizes: EqualSizes | None = None
 
     @property
@@ -118,9 +118,9 @@ class Storages:
 
     def allocation(self, kind: int) -> Allocation:
         """Return the kind with a number."""
-        allocation = self.made.get(kind)
+        allocation = self.allocation_of_kind.get(kind)
         if allocation is None:
-            allocation = self.made[kind] = self.make(kind)
+            allocation = self.allocation_of_kind[kind] = self.make(kind)
         return allocation
 
     @property
@@ -144,13 +144,13 @@ class Storages:
     @property
     def rows(self) -> list[Allocation]:
         """Every row of the tape."""
-        return [*map(self.allocations.__getitem__, self.kinds.of_row)]
+        return [*map(self.allocations.__getitem__, self.kinds.kind_of_row)]
 
     @property
     def sizes_of_rows(self) -> list[int]:
         """The bytes of every row."""
         size_of, sizes = self.kinds.size_of, self.sizes
-        return [sizes[size_of[kind]] for kind in self.kinds.of_row]
+        return [sizes[size_of[kind]] for kind in self.kinds.kind_of_row]
 
 
 def storages_of(tape: Tape, first: SkippedLayer | None = None, outputs: Outputs = ()) -> Storages:

@@ -96,11 +96,11 @@ def _zeros_between(values: Sequence[int], differences: Sequence[int]) -> Iterato
     slope = (at_middle - at_start) / (middle - start)
     bend = ((at_end - at_middle) / (end - middle) - slope) / (end - start)
 
-    def between(value: int) -> float:
+    def offset(value: int) -> float:
         return at_start + (value - start) * (slope + (value - middle) * bend)
 
     for zero in _zeros(bend, slope - bend * (start + middle), at_start - start * (slope - bend * middle)):
-        yield from (value for value in (floor(zero), floor(zero) + 1) if abs(between(value)) < ROUNDED)
+        yield from (value for value in (floor(zero), floor(zero) + 1) if abs(offset(value)) < ROUNDED)
 
 
 def _zeros(square: float, linear: float, constant: float) -> tuple[float, ...]:

@@ -176,7 +176,7 @@ class _Run:
         loading = ModelLoading(self.resident, self.run, self._config)
         given = self.estimate.fit
         host = loading.host
-        processes = 1 if host.of_first else self._processes
+        processes = 1 if host.in_first_process else self._processes
         kept = loading.kept_by_malloc * processes
         return self._phase(
             "load",

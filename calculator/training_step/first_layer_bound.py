@@ -61,11 +61,11 @@ def counts(copies: Copies, equal: EqualSizes) -> list[tuple[int, int]]:
     least as many storages of it, or if the count is largest at the end of the step, with all gradients. `equal` has the
     first number of each size.
     """
-    known = copies.of_first_layer.get(equal)
+    known = copies.first_layer_counts.get(equal)
     if known is None:
-        if len(copies.of_first_layer) >= MAX_COUNTS:
-            copies.of_first_layer.clear()
-        known = copies.of_first_layer[equal] = [*_counted(copies, equal)]
+        if len(copies.first_layer_counts) >= MAX_COUNTS:
+            copies.first_layer_counts.clear()
+        known = copies.first_layer_counts[equal] = [*_counted(copies, equal)]
     return known
 
 

@@ -51,7 +51,7 @@ def _group_tensors(optimizer: Optimizer) -> Iterator[ResidentTensor]:
 
     Source: accelerate/optimizer.py, AcceleratedOptimizer.__init__; torch/optim/lr_scheduler.py.
     """
-    for name in optimizer.of_groups:
+    for name in optimizer.group_tensors:
         yield new_tensor(name=name, shape=(), dtype="float32", component="activations", count=2)
 
 

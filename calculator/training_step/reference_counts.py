@@ -121,7 +121,7 @@ def _by_bytes(sizes: Sequence[int], counts: Mapping[int, int]) -> dict[int, int]
 
 def _allocated_by_base(run: Run, start: int, end: int) -> dict[int, int]:
     """Return the number of storages of each size that the base model allocates between two positions."""
-    size_of, kind_of_row = run.copies.kinds.size_of, run.copies.kinds.of_row
+    size_of, kind_of_row = run.copies.kinds.size_of, run.copies.kinds.kind_of_row
     rows = run.copies.lifetimes.allocated(start, end)
     allocated = Counter(map(size_of.__getitem__, kind_of_row[rows.start : rows.stop]))
     adapter_counts = Counter(map(size_of.__getitem__, map(kind_of_row.__getitem__, _adapter_rows(run))))

@@ -220,9 +220,9 @@ class PassBlocks:
 
         Queries, keys and values of sdpa have one dtype, which is that of heads if rotation makes tensors of these.
         """
-        is_known = self._is_sdpa and not forward.of_heads.isdisjoint(FLOATS)
+        is_known = self._is_sdpa and not forward.head_dtypes.isdisjoint(FLOATS)
         in_float32 = frozenset[int]() if is_known else forward.float32
-        itemsize = 4 if self._is_float32 or "float32" in forward.of_heads else 2
+        itemsize = 4 if self._is_float32 or "float32" in forward.head_dtypes else 2
         return [
             (width * (4 if width in in_float32 else itemsize), count + 1)
             for pair, count in self._widths

@@ -199,7 +199,7 @@ class _Shared(NamedTuple):
 class TraceCache:
     """The runs of requests that differ in sizes alone, for the most recent model and settings."""
 
-    __slots__ = ("_of_first", "_served", "generation", "runs", "settings", "traces_first")
+    __slots__ = ("_first_batch_traces", "_served", "generation", "runs", "settings", "traces_first")
 
     def __init__(self, *, traces_first: bool = False) -> None:
         #: Whether the first request is traced too.
@@ -215,14 +215,14 @@ class TraceCache:
         )
         #: The passes in which the trainer generates completions.
         self.generation: SizeCache[tuple[StepPass, ...]] = SizeCache(traces_first=traces_first)
-        self._of_first: TraceCache | None = None
+        self._first_batch_traces: TraceCache | None = None
 
     @property
     def first_batch_cache(self) -> TraceCache:
         """The runs of the first micro-batches of the same requests, if these differ from the others."""
-        if self._of_first is None:
-            self._of_first = TraceCache(traces_first=self.traces_first)
-        return self._of_first
+        if self._first_batch_traces is None:
+            self._first_batch_traces = TraceCache(traces_first=self.traces_first)
+        return self._first_batch_traces
 
     def run_of(self, prepared: PreparedModel, *, whole: bool, every_pass: bool, reduces: bool = True) -> Run | None:
         """Return the run of a request, or None if no trace's guards hold and the cache is full."""

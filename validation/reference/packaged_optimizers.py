@@ -118,16 +118,16 @@ class MuonWithAdamW(torch.optim.Optimizer):
         matrices = [parameter for parameter in trained if parameter.ndim == 2 and id(parameter) not in outer]
         chosen = {id(matrix) for matrix in matrices}
         others = [parameter for parameter in trained if id(parameter) not in chosen]
-        self.both: list[torch.optim.Optimizer] = []
+        self.optimizers: list[torch.optim.Optimizer] = []
         if matrices:
-            self.both.append(torch.optim.Muon(matrices, lr=1e-4))
+            self.optimizers.append(torch.optim.Muon(matrices, lr=1e-4))
         if others:
-            self.both.append(torch.optim.AdamW(others, lr=1e-4, foreach=True))
+            self.optimizers.append(torch.optim.AdamW(others, lr=1e-4, foreach=True))
         super().__init__(trained, {})
 
     def step(self, closure: None = None) -> None:
         """Update the matrices, then the rest."""
-        for inner in self.both:
+        for inner in self.optimizers:
             inner.step()
             self.state.update(inner.state)
 

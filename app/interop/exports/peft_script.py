@@ -155,7 +155,7 @@ def _check_checkpoint(request: Request) -> None:
         PlanError: if the model has no hub id.
     """
     weight = request.method.base_quantization(request.training)
-    if weight is not None and not weight.of_bitsandbytes and request.model.id is None:
+    if weight is not None and not weight.is_bitsandbytes and request.model.id is None:
         message = f"the script of {request.method.title} reads a checkpoint: name a model by its hub id"
         raise refusal("model.config", message, None)
 

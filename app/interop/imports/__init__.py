@@ -84,7 +84,7 @@ def read(
     is_launcher = name in launchers.FORMATS
     imported = FORMATS[name](keys, plan["model"] if is_launcher and plan and model is None else model)
     if is_launcher:
-        imported = launchers.applied(imported, plan) if plan else launchers.alone(imported)
+        imported = launchers.applied(imported, plan) if plan else launchers.without_plan(imported)
     imported = fsdp_keys.with_modeled_classes(imported)
     parse_request(imported.request, catalogued=False)
     return with_modeled_settings(imported)

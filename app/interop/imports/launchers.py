@@ -107,7 +107,7 @@ def _closed(keys: Keys, format: str, given: Any, training: dict[str, Any]) -> Im
     return keys.close(format, request)
 
 
-def alone(imported: Imported) -> Imported:
+def without_plan(imported: Imported) -> Imported:
     """Return the request of a file without a plan. DeepSpeed's `auto` takes the precision of a tool, which is bf16.
 
     In float32, ZeRO keeps no weights in half precision, which few runs mean.
@@ -137,7 +137,7 @@ def applied(imported: Imported, plan: dict[str, Any]) -> Imported:
     request = {**plan, "training": training, "device": {**given, **device}}
     others = tuple(entry for entry in imported.not_understood if entry.key not in stated)
     planned = replace(imported, request=request, not_understood=others)
-    return alone(planned) if training.get("dtype", "bfloat16") == "bfloat16" else planned
+    return without_plan(planned) if training.get("dtype", "bfloat16") == "bfloat16" else planned
 
 
 def _lacks_count(missed: NotUnderstood) -> bool:

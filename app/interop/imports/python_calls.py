@@ -150,9 +150,9 @@ class _Calls(ast.NodeVisitor):
         self.others: list[str] = []
         self.arguments: dict[str, Any] = {}
         #: Those of the calls that load a model for a task. Such a model may only score answers.
-        self.of_tasks: dict[str, list[Argument]] = {}
+        self.task_arguments: dict[str, list[Argument]] = {}
         #: Those of the calls that set up a run with TRL, of which one is read.
-        self.of_trainers: list[tuple[str, list[Argument]]] = []
+        self.trainer_arguments: list[tuple[str, list[Argument]]] = []
         self.unread: dict[str, str] = {}
         self.peft_config = ""
         self.cut_length: int | None = None
@@ -206,9 +206,9 @@ class _Calls(ast.NodeVisitor):
         self.calls += [name[0]] if name[0] == called else [name[0], called]
         given = [(key, self.names.value(argument), argument) for key, argument in self._arguments(name[0], node)]
         if name[0] in LOADS or name[0] == WITHOUT_HEAD:
-            self.of_tasks[name[0]] = given
+            self.task_arguments[name[0]] = given
         elif name[0] in TRL_CLASSES:
-            self.of_trainers.append((name[0], given))
+            self.trainer_arguments.append((name[0], given))
         else:
             self._note(given)
 
@@ -222,13 +222,13 @@ class _Calls(ast.NodeVisitor):
     def settle(self) -> None:
         """Note the arguments of the trainer that is read, and of the call that loads a task's model."""
         trainer = trainer_of(self.calls)
-        for name, given in self.of_trainers:
+        for name, given in self.trainer_arguments:
             if TRL_CLASSES[name] == trainer:
                 self._note(given)
         load = WITHOUT_HEAD if embeds(self.arguments, self.unread) else trains_for(self.calls)
         if trainer == "trl-reward":
             load = OF_REWARD
-        self._note(self.of_tasks.get(load or "", ()))
+        self._note(self.task_arguments.get(load or "", ()))
 
     def _arguments(self, name: str, node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
         first = _first_argument(name)

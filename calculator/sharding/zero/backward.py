@@ -133,7 +133,7 @@ class BackwardPass:
         """Return the tensors alive at a moment, with resident tensors."""
         recording = self._recording
         repeats = tuple(at.copy if number == 1 else window.copies for number, window in enumerate(recording.windows))
-        kind_of_row, freed = recording.storages.kinds.of_row, {}
+        kind_of_row, freed = recording.storages.kinds.kind_of_row, {}
         if at.copy == self._copies:
             # The recording includes tables that only the copies before the last one still keep.
             freed = {kind_of_row[row]: -1 for row in recording.retained_at(at.event)}

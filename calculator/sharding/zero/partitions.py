@@ -89,7 +89,17 @@ def _float64_norm_bytes(numbered: tuple[int, int]) -> tuple[int, int]:
 class FlatGroup:
     """The flat tensor of a parameter group, and the size of each rank's partition of it."""
 
-    __slots__ = ("_counts", "_kinds", "_of_name", "_starts", "elements", "number", "padded", "partition", "parts")
+    __slots__ = (
+        "_counts",
+        "_kinds",
+        "_patterns_by_name",
+        "_starts",
+        "elements",
+        "number",
+        "padded",
+        "partition",
+        "parts",
+    )
 
     def __init__(self, number: int, given: Sequence[Part], count: int, *, round_robin: bool) -> None:
         self.number = number
@@ -107,15 +117,15 @@ class FlatGroup:
         starts: dict[int, tuple[Pattern, dict[int | None, int]]] = {}
         for (layer, pattern), start in zip(self.parts, self._starts, strict=False):
             starts.setdefault(id(pattern), (pattern, {}))[1][layer] = start
-        self._of_name: dict[str, list[tuple[Pattern, dict[int | None, int]]]] = {}
+        self._patterns_by_name: dict[str, list[tuple[Pattern, dict[int | None, int]]]] = {}
         for pattern, layer_starts in starts.values():
             for name in pattern.index:
-                self._of_name.setdefault(name, []).append((pattern, layer_starts))
+                self._patterns_by_name.setdefault(name, []).append((pattern, layer_starts))
 
     @property
     def names(self) -> frozenset[str]:
         """The names of its parameters, with `*` for the numbers of layers."""
-        return frozenset(self._of_name)
+        return frozenset(self._patterns_by_name)
 
     def place(self, key: Key) -> Place:
         """Return the place of a parameter."""
@@ -124,7 +134,7 @@ class FlatGroup:
     def offset(self, key: Key) -> tuple[int, int]:
         """Return the elements before a parameter, and its own elements."""
         name, layer = key
-        for pattern, layer_starts in self._of_name[name]:
+        for pattern, layer_starts in self._patterns_by_name[name]:
             if layer in layer_starts:
                 number = pattern.index[name]
                 return layer_starts[layer] + pattern.starts[number], pattern.sizes[number]

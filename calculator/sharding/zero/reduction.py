@@ -127,7 +127,7 @@ class Reduction:
                 self._add(moved(stream.places[done]), gradient, stretch.moved(ready, copy))
                 done += 1
                 continue
-            most, places = stream.between(done, end)
+            most, places = stream.peak_between(done, end)
             self._note_in(copy, more, most)
             self._filled += stream.elements[end] - stream.elements[done]
             self._bucket += map(moved, places)

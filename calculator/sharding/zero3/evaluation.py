@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 class Batch(NamedTuple):
     """The bytes that a batch finds gathered, and what it gathers and releases."""
 
-    found: int
+    gathered_before: int
     moments: list[Moment]
 
     @property
     def gathered_at_end(self) -> int:
         """The bytes that it leaves gathered."""
-        return self.moments[-1].after if self.moments else self.found
+        return self.moments[-1].after if self.moments else self.gathered_before
 
 
 class EvaluationGathering(Gathering):

@@ -53,7 +53,7 @@ class StepCalls(NamedTuple):
     program: Program | FirstCopy
     segments: list[NumberedSegment]
     outside: list[Partitioned]
-    of_copy: list[Partitioned]
+    in_copy: list[Partitioned]
     lingering: list[int]
 
 
@@ -72,9 +72,10 @@ def step_calls(
     numbers, first = Numbers((*outside, *in_copy), program.modules.values()), len(outside)
     sizes = [*map(ELEMENTS, (*outside, *in_copy))]
     elements = {
-        module: sum([sizes[number] for number in own]) if own else 0 for module, own in numbers.of_module.items()
+        module: sum([sizes[number] for number in own]) if own else 0
+        for module, own in numbers.numbers_of_module.items()
     }
-    segments = [_numbered(segment, numbers.of_module, elements) for segment in program.segments]
+    segments = [_numbered(segment, numbers.numbers_of_module, elements) for segment in program.segments]
     backward = next(placement for placement in segments if placement.segment.window == BACKWARD)
     after = {number: backward.before[place] for number, (place, *_) in backward.uses.items()}
     outside_uses = Uses(numbers, program.backward)

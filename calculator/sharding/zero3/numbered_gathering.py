@@ -82,7 +82,7 @@ class NumberedGathering:
             slack = -inf if gathers.limited and available < 0 else gathers.slack
             is_alike = available * (self.followed.skipped + 1) < slack
             is_same = gathers.state(placed) == self._state
-            self.is_steady = is_same and is_alike and not gathers.looks_ahead_to(placed.behind)
+            self.is_steady = is_same and is_alike and not gathers.looks_ahead_to(placed.window_end)
         elif placed.slot == before:
             self.is_steady = _gathered_and_released(track, sent, available) == self._gathered_and_released
 

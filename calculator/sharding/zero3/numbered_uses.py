@@ -47,13 +47,15 @@ class Numbers:
     def __init__(self, parameters: Sequence[Partitioned], modules: Iterable[Module]) -> None:
         self.number_of = {parameter: number for number, parameter in enumerate(parameters)}
         #: The numbers of the parameters of each module.
-        self.of_module = {module: tuple(map(self.number_of.__getitem__, module.parameters)) for module in modules}
+        self.numbers_of_module = {
+            module: tuple(map(self.number_of.__getitem__, module.parameters)) for module in modules
+        }
         self.persistent = {number for number, parameter in enumerate(parameters) if parameter.persists}
         self.trained = {number for number, parameter in enumerate(parameters) if parameter.trained}
         #: The modules outside of layers, and those that use parameters of other layers.
         self.open = {
             module
-            for module in self.of_module
+            for module in self.numbers_of_module
             if module.key.layer is None
             or any(parameter.key.layer != module.key.layer for parameter in module.parameters)
         }
@@ -88,7 +90,7 @@ class Uses:
 
     def never_released(self) -> list[int]:
         """Return the parameters of modules whose backward pass does not end, which no other module uses."""
-        modules, numbers_of_module = {*self._in_backward}, self._numbers.of_module
+        modules, numbers_of_module = {*self._in_backward}, self._numbers.numbers_of_module
         every = dict.fromkeys(number for module in modules for number in numbers_of_module[module])
         return [number for number in every if number not in self._numbers.persistent and self._users[number] <= modules]
 
@@ -97,7 +99,7 @@ class Uses:
 
         `distance` returns the elements from an index of the segment's modules up to the next use of a parameter.
         """
-        events, numbers_of_module, number_of = segment.events, self._numbers.of_module, self._numbers.number_of
+        events, numbers_of_module, number_of = segment.events, self._numbers.numbers_of_module, self._numbers.number_of
         self._begun = frozenset(self._in_backward)
         numbered_calls: list[NumberedCall] = []
         ahead: list[tuple[int, int, Sequence[int]]] = []

@@ -260,12 +260,12 @@ class _Named(Generic[Named]):
     """The modules, or the parameters, of marks in each copy of the repeated layers. None for a mark without one."""
 
     def __init__(self, named: Mapping[Name, Named], names: Sequence[Name | None], period: int) -> None:
-        self._found, self._period = named, period
+        self._named, self._period = named, period
         self._distinct, self._numbers = numbered(names)
 
     def in_copy(self, copy: int) -> Iterator[Named | None]:
         """Return the modules or parameters of a copy."""
-        named, more = self._found, copy * self._period
+        named, more = self._named, copy * self._period
         own = [
             None if name is None else named[name[0], None if name[1] is None else name[1] + more]
             for name in self._distinct

@@ -74,7 +74,7 @@ class Curve:
         recording = self._recording
         left = carried
         if left is None and self._is_last(moment.repeats):
-            kind_of_row = recording.storages.kinds.of_row
+            kind_of_row = recording.storages.kinds.kind_of_row
             left = StorageCounts(
                 recording.storages, {kind_of_row[row]: -1 for row in recording.retained_at(moment.event)}
             )
