@@ -100,17 +100,22 @@ class Copies:
         self.windows = windows
         #: Whether gradients flow through the repeated layers.
         self.has_backward = len(windows) > 1
+        self._count_storages(no_grad)
+        self._create_caches()
+
+    def _count_storages(self, no_grad: tuple[Window, ...]) -> None:
+        """Count the storages that each copy adds, drops and leaves."""
         #: For each window, the rows that it allocates and leaves alive.
-        self.surviving = [lifetimes.surviving(window.start, window.end) for window in windows]
+        self.surviving = [self.lifetimes.surviving(window.start, window.end) for window in self.windows]
         #: For each window, the storages that one copy adds, by kind.
-        self.gained = [self._gained(index) if index else self._gained_forward() for index in range(len(windows))]
+        self.gained = [self._gained(index) if index else self._gained_forward() for index in range(len(self.windows))]
         #: The storages that one copy adds in all windows together, and whether the result depends on which layouts are
         #: equal.
-        self.net, self.compares_layouts = _net(self.gained, kinds.keys)
+        self.net, self.compares_layouts = _net(self.gained, self.kinds.keys)
         #: The frees that happen for all copies at once: (position, copies, kind).
         self.dropped = tuple(self._drops())
-        if first is not None:
-            extra = first.additions(self)
+        if self.first is not None:
+            extra = self.first.additions(self)
             self.windows += extra.windows
             self.gained += extra.gained
             self.dropped = tuple([(at, copies + 1, kind) for at, copies, kind in self.dropped])
@@ -119,19 +124,22 @@ class Copies:
         for window in no_grad:
             self._add_no_grad(window)
         #: For each window, the storages that one copy adds, by size.
-        self.sizes = [*map(kinds.by_size, self.gained)]
+        self.sizes = [*map(self.kinds.by_size, self.gained)]
         #: The storages that one copy leaves alive when the step ends, by size.
-        self.sizes_left = kinds.by_size(self.remaining)
+        self.sizes_left = self.kinds.by_size(self.remaining)
         #: The storages that are alive after the last event, without gradients. The next step sets gradients to None.
         self.left = self._count_remaining()
+        #: Whether the skipped first layer is like the other layers, as far as kinds can tell. True if no layer is
+        #: skipped.
+        self.is_regular = self.first is None or self.first.is_regular(self)
+
+    def _create_caches(self) -> None:
+        """Create the caches of results, which are filled when they are first read."""
         self.left_cache: dict[int, dict[int, int]] = {}
         #: The live storages by moment, retained rows and storages that an earlier micro-batch left.
         self.live_cache: dict[tuple[object, ...], LiveKinds] = {}
         #: The spans between marks, by phase.
         self.spans: dict[str, list[tuple[int, int]]] = {}
-        #: Whether the skipped first layer is like the other layers, as far as kinds can tell. True if no layer is
-        #: skipped.
-        self.is_regular = first is None or first.is_regular(self)
         #: Peak counts by the sizes that are equal and the additional changes.
         self.counts: dict[tuple[EqualSizes, tuple[CountChange, ...]], Counts] = {}
         #: For each skipped pass, how many more storages are alive before it than before the trained
