@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     LayerMasks = tuple[Tensor | None, Tensor | None]
 
 
-#: With which older releases make a mask in every pass.
+#: The changes with which older releases create a mask in every pass.
 _IN_EVERY_PASS = {"masks_in_every_pass", "masks_of_windowed_layers"}
 
 
