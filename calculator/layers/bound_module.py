@@ -122,7 +122,7 @@ class Parameters:
     def leaf(self, name: str) -> AccumulateGrad:
         """Return the node that accumulates the gradient of a new trained parameter.
 
-        A parameter that layers of a tower share is of no layer.
+        A parameter that the layers of a tower share belongs to no layer.
         """
         layer = self.tower_layer if "*" in name else None
         leaf = AccumulateGrad(self.tape, name, accumulation=self.accumulation, layer=layer)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     LayerMasks = tuple[Tensor | None, Tensor | None]
 
 
-#: With which older releases make a mask in every pass.
+#: The changes with which older releases create a mask in every pass.
 _IN_EVERY_PASS = {"masks_in_every_pass", "masks_of_windowed_layers"}
 
 
@@ -121,7 +121,7 @@ def sliding_masks_differ(context: Context) -> bool:
 
     Source: transformers/masking_utils.py, _ignore_causal_mask_sdpa.
     """
-    if context.method.cut_to_windows(context.model):
+    if context.method.cuts_prefix_to_windows(context.model):
         return True
     if "masks_of_windowed_layers" in context.older:
         return context.attention != "flash_attention_2"
@@ -132,7 +132,7 @@ def sliding_masks_differ(context: Context) -> bool:
     )
 
 
-def every_type_has_one(context: Context) -> bool:
+def every_type_has_mask(context: Context) -> bool:
     """Return whether the layers of every attention type get a mask as a tensor."""
     if context.forward.own_masks:
         return False
@@ -164,7 +164,7 @@ def _needs_mask(context: Context, attention: MixerType) -> bool:
     is_bidirectional = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
     if context.older and (_masks_packed_sequences(context) or context.older & _IN_EVERY_PASS):
         return True
-    if context.training.flattened and _keeps_samples_apart(context):
+    if context.training.flattened and _separates_samples(context):
         return True
     if context.training.padding or context.forward.always_masked or is_bidirectional:
         return True
@@ -185,7 +185,7 @@ def _masks_packed_sequences(context: Context) -> bool:
     return uncached or not context.config["use_cache"]
 
 
-def _keeps_samples_apart(context: Context) -> bool:
+def _separates_samples(context: Context) -> bool:
     """Return whether positions restart within flattened rows. Older code does not look for that, but for a cache.
 
     Source: transformers/masking_utils.py, find_packed_sequence_indices.
@@ -250,7 +250,7 @@ def _boolean(context: Context, attention: MixerType) -> Tensor:
         mask = _and(mask, tape.new((1, length, width), "bool", "causal"), "causal and in the window")
     if _masks_packed_sequences(context):
         mask = _and(mask, tape.new((batch, length, width), "bool", "same sequence"), "and of one sequence")
-    if context.training.flattened and _keeps_samples_apart(context):
+    if context.training.flattened and _separates_samples(context):
         mask = _and(mask, mask, "by positions")
         mask = _and(mask, tape.new((batch, length, width), "bool", "same sample"), "and of one sample")
     if context.training.passes_mask:

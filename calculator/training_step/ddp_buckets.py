@@ -97,7 +97,7 @@ def _by_position(tape: Tape) -> dict[int, list[str]]:
 def _backward_places(layers: Repetition) -> Iterator[tuple[int, int | None]]:
     """Yield the positions of a backward pass in order, and the number of the layer at each.
 
-    A position comes as often as it represents layers.
+    A position is yielded once for each layer that it represents.
     """
     count, period = len(layers.numbers), layers.end - layers.start
     yield count, None

@@ -45,7 +45,7 @@ def is_before_peak(recording: Recording) -> bool:
     return not peak.repeats[1]
 
 
-def least_counts(copies: Copies) -> list[CountChange]:
+def smallest_counts(copies: Copies) -> list[CountChange]:
     """Return changes to the counts of such a step with which its first layer's backward pass has no storage."""
     backward = copies.windows[1]
     gained = [(size, count) for size, count in copies.sizes[1].items() if count > 0]

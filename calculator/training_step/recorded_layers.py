@@ -82,14 +82,14 @@ class _State(NamedTuple):
 class RecordedLayers:
     """The layers of a pass that have run, by layer class (see `layer_classes`) and input dtype."""
 
-    __slots__ = ("_known", "_layer", "has_others")
+    __slots__ = ("_known", "_layer", "has_unknown_layers")
 
     def __init__(
         self, layer: Callable[[Context, int, Tensor], Tensor], known: dict[Hashable, RecordedLayer | None]
     ) -> None:
         self._layer = layer
         #: Whether a layer has run that cannot be recorded again.
-        self.has_others = False
+        self.has_unknown_layers = False
         self._known = known
 
     @classmethod
@@ -106,19 +106,19 @@ class RecordedLayers:
     def run(self, context: Context, position: int, x: Tensor) -> Tensor:
         """Run the layer at a position, or record its events again. Return its output."""
         if not _may_be_recorded(x):
-            self.has_others = True
+            self.has_unknown_layers = True
             return self._layer(context, position, x)
         key = context.classes[context.repetition.numbers[position]], x.dtype, x.merged
         known, tape = self._known.get(key), context.tape
         if known is not None and (known.trains is None or known.trains == tape.trains):
             return record_again(context, known)
         if key in self._known and known is None:
-            self.has_others = True
+            self.has_unknown_layers = True
             return self._layer(context, position, x)
         state, tape.reads_trains = state_of(context), False
         out = self._layer(context, position, x)
         self._known[key] = recorded(context, state, out)
-        self.has_others = self.has_others or self._known[key] is None
+        self.has_unknown_layers = self.has_unknown_layers or self._known[key] is None
         return out
 
 

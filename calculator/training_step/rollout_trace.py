@@ -74,13 +74,13 @@ class RolloutTrace:
             shape_env.eliminate_dead_code(index for step_pass in passes for index in step_pass.outputs)
 
     def _trace(self, rollout: Rollout) -> None:
-        if not rollout.decodes_alike:
+        if not rollout.decodes_equally:
             self._alone = [*map(self._by_itself, rollout.passes())]
             return
         env = self._shape_env
         past, prompt = env.alias(rollout.last_past), env.index(rollout.batch.prompt)
         self._second_aliases = {past.index: prompt}
-        if not rollout.prompts_decode_alike:
+        if not rollout.prompts_decode_equally:
             prefill = rollout.prefill()
             self._alone = [self._by_itself(prefill)]
             self._last = _SymbolicPass(rollout.decode(past, prefill, first=False), env)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import Compared
 
 
-def may_follow(context: Context, prepared: PreparedModel) -> bool:
+def may_derive_reference(context: Context, prepared: PreparedModel) -> bool:
     """Return whether passes after the trained pass may be skipped, if their peaks are derived or bounded.
 
     `context` is that of the trained pass, before it begins.
@@ -64,7 +64,7 @@ def has_known_peak(context: Context, skipped: SkippedPasses, compared: Compared)
     return skipped.pass_peaks[compared] is not None
 
 
-def decides_no_peak(context: Context, skipped: SkippedPasses) -> bool:
+def cannot_be_peak(context: Context, skipped: SkippedPasses) -> bool:
     """Return whether the live bytes of a pass that would run now stay below the peak of the trained pass."""
     tape, added = context.tape, skipped.added
     if added is None or tape.loops:
