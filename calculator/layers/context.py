@@ -48,6 +48,7 @@ def _set_up(tape: Tape, prepared: Prepared, hooks: Hooks) -> None:
     tape.flash_state_on_gpu = kernels.flash_state_on_gpu or prepared.training.attention == "flash_attention_2"
     tape.efficient_state_on_gpu, tape.product_workspace = kernels.efficient_state_on_gpu, kernels.product_workspace
     tape.multiprocessors, tape.capability = kernels.multiprocessors, kernels.capability
+    tape.rotary_products = kernels.rotary_products
 
 
 class Context(BatchState):

@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.training_step.unrolled import Events
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.architecture.model import Model
     from calculator.training_step.batch_trace import Program
+    from calculator.training_step.unrolled import Events
 
 #: The end of the names of a cache's rows (calculator.layers.context).
 CACHED = ", cached"
@@ -67,11 +66,10 @@ def keep_outputs(events: Events, model: Model) -> Events:
     def without_frees(events_of_pass: list[int]) -> list[int]:
         return [event for event in events_of_pass if event >= 0 or ~event not in kept]
 
-    return Events(
-        rows=events.rows,
+    return replace(
+        events,
         forward=without_frees(list(events.forward)),
         backward=without_frees(list(events.backward)),
-        gradients=events.gradients,
         left=[*events.left, *sorted((kept & allocated) - set(events.left))],
     )
 
@@ -84,10 +82,9 @@ def free_after_backward(events: Events, model: Model) -> Events:
         for passed in (events.forward, events.backward)
     )
     alive = sorted(logits.intersection(forward))
-    return Events(
-        rows=events.rows,
+    return replace(
+        events,
         forward=forward,
         backward=[*backward, *(~row for row in alive)],
-        gradients=events.gradients,
         left=[row for row in events.left if row not in logits],
     )
