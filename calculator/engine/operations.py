@@ -65,6 +65,8 @@ def view(x: Tensor, shape: Shape) -> Tensor:
 
 
 def _view_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    if grad.merged and len(grad.shape) == 4 and len(node.context) == 3 and 1 not in grad.shape[1:3]:
+        return (grad.tape.new(node.context, grad.dtype, "view: gradient, by positions"),)
     out = Tensor(grad.tape, grad.storage, node.context, grad.dtype, None)
     out.viewed = True
     return (out,)
@@ -106,7 +108,9 @@ def split(x: Tensor, shapes: Sequence[Shape], *, stacks: bool = False) -> list[T
 
 def _split_back(node: Node, grads: list[Tensor | None]) -> tuple[Tensor]:  # noqa: ARG001  the caller frees them
     shape, dtype, tape, stacks = node.context
-    return (tape.new(shape, dtype, f"{'unbind' if stacks else 'split'}: gradient"),)
+    out = tape.new(shape, dtype, f"{'unbind' if stacks else 'split'}: gradient")
+    out.merged = True
+    return (out,)
 
 
 def repeat(x: Tensor, times: int, name: str, shape: Shape | None = None) -> Tensor:
@@ -203,7 +207,10 @@ def cat(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
 
 
 def _cat_back(node: Node, grad: Tensor) -> list[Tensor]:
-    return [Tensor(grad.tape, grad.storage, shape, grad.dtype, None) for shape in node.context]
+    parts = [Tensor(grad.tape, grad.storage, shape, grad.dtype, None) for shape in node.context]
+    for part in parts:
+        part.merged = grad.merged
+    return parts
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -248,12 +255,15 @@ def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     product = result_type(grad.dtype, node.saved[0].dtype)
     left = grad.tape.new(grad.shape, product, "mul: gradient")
     right = grad.tape.new(grad.shape, product, "mul: gradient")
+    left.merged = right.merged = grad.merged
     return left, right
 
 
 def _frozen_mul_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     """Return the gradient of the only factor that needs one. Saves the other."""
-    return (grad.tape.new(grad.shape, result_type(grad.dtype, node.saved[0].dtype), "mul: gradient"),)
+    out = grad.tape.new(grad.shape, result_type(grad.dtype, node.saved[0].dtype), "mul: gradient")
+    out.merged = grad.merged
+    return (out,)
 
 
 def scale(x: Tensor, name: str) -> Tensor:
@@ -265,7 +275,9 @@ def scale(x: Tensor, name: str) -> Tensor:
 
 
 def _scale_back(_: Node, grad: Tensor) -> tuple[Tensor]:
-    return (grad.tape.new(grad.shape, grad.dtype, "scale: gradient"),)
+    out = grad.tape.new(grad.shape, grad.dtype, "scale: gradient")
+    out.merged = grad.merged
+    return (out,)
 
 
 def divide(x: Tensor, divisor: Tensor, name: str) -> Tensor:
