@@ -38,8 +38,7 @@ EMPTIES_CACHE = (0, 20)
 #: The first major release of transformers that reads the next weight before it frees the last one.
 #: Source: transformers 5.0, core_model_loading.py.
 READS_AHEAD = 5
-
-
+#: The name of the output head.
 _HEAD = "lm_head"
 
 

@@ -12,7 +12,8 @@ from calculator.engine.autograd import Node, saves_factors
 from calculator.engine.cuda_embedding import add_rows_of_equal_ids
 from calculator.engine.cuda_reductions import sum_to
 from calculator.engine.layout import strided
-from calculator.engine.operations import VIEW, contiguous, permute, result_type, view
+from calculator.engine.operations import VIEW, contiguous, permute, view
+from calculator.engine.result_types import result_type
 from calculator.engine.tape import SlicedTensor, WeightView
 
 if TYPE_CHECKING:
