@@ -273,10 +273,9 @@ class Tape:
         The product is cuBLAS's or, if it adds a bias too, cuBLASLt's.
         """
         self.products.add(self.rows[-1][0])
-        size = self.product_workspace
-        if not size:
-            return
-        self.scratch((min(size, _LT_WORKSPACE) if adds_bias else size,), "uint8", "cuBLAS workspace")
+        if self.product_workspace:
+            size = min(self.product_workspace, _LT_WORKSPACE) if adds_bias else self.product_workspace
+            self.scratch((size,), "uint8", "cuBLAS workspace")
 
 
 class Storage:
