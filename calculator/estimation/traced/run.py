@@ -109,7 +109,7 @@ def _passes(document: TraceDocument) -> list[Events]:
     rows = [document.kind(number) for number in range(len(document.storages))]
     products = {row.name for row in rows if _PRODUCT.search(row.name)}
     batch = [number for number in range(document.static) if document.kind(number).name in BATCH]
-    found: list[Events] = []
+    passes: list[Events] = []
     for forward, backward, end in zip(starts[::2], starts[1::2], starts[2::2], strict=False):
         pass_rows = {*(number for number in document.events[forward:end] if number >= 0), *batch}
         first, second = (
@@ -119,7 +119,7 @@ def _passes(document: TraceDocument) -> list[Events]:
         alive = _alive([*batch, *first, *second])
         gradients = [number for number in alive if rows[number].component == "gradients"]
         left = [number for number in alive if rows[number].component != "gradients"]
-        found.append(
+        passes.append(
             Events(
                 rows=rows,  # type: ignore[arg-type]  # a kind has the fields of an allocation
                 forward=[*batch, *first],
@@ -129,7 +129,7 @@ def _passes(document: TraceDocument) -> list[Events]:
                 products=products,
             )
         )
-    return found
+    return passes
 
 
 def _alive(events: list[int]) -> list[int]:
