@@ -74,12 +74,20 @@ def read(file: str) -> Any:
     return json.loads(files(__name__).joinpath(file).read_text(encoding="utf-8"))
 
 
+#: The least similarity of a name that is proposed, and the least length of a name that is proposed as a part.
+_CUTOFF, _PART = 0.6, 5
+
+
 def closest(name: str, names: list[str]) -> list[str]:
-    """Return at most five known names that are similar to a name, the closest first."""
+    """Return at most five known names that are similar to a name, the closest first.
+
+    Those that contain the name precede those that are a part of it.
+    """
     exact = {spelling.lower(): spelling for spelling in names}
     key = name.lower()
     containing = sorted((s for s in exact if key and key in s), key=len)
-    similar = containing + get_close_matches(key, exact, n=5, cutoff=0.5)
+    contained = sorted((s for s in exact if len(s) >= _PART and s in key), key=len, reverse=True)
+    similar = containing + contained + get_close_matches(key, exact, n=5, cutoff=_CUTOFF)
     return [exact[s] for s in dict.fromkeys(similar)][:5]
 
 
