@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import cache
+from difflib import SequenceMatcher, get_close_matches
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -137,17 +137,26 @@ def _owner(name: str) -> str:
     return name.lower().rpartition("/")[0]
 
 
+def similar(name: str) -> list[str]:
+    """Return names of models that are similar to a name: one of each model, those of the same owner first."""
+    return _near(_key(name)[:100].replace(" ", "-"))
+
+
 def _suggestion(name: str) -> str:
-    near, instead = _near(_key(name)[:100].replace(" ", "-")), 'give its config.json as {"config": {...}}'
+    near, instead = similar(name), 'give its config.json as {"config": {...}}'
     return f"did you mean {', '.join(near)}? Or {instead}" if near else instead
 
 
 def _near(key: str) -> list[str]:
-    """Return the names that are similar to a name: one of each model, those of the same owner first."""
     names = [name for entry in models() for name in (entry.id, *entry.aliases)]
     bare = {name.rsplit("/", 1)[-1]: name for name in reversed(names)}
     similar = [bare[n] for n in closest(key.rsplit("/", 1)[-1], list(bare))] or closest(key, names)
-    of_model: dict[str, str] = {}
+    of_model: dict[str, list[str]] = {}
     for name in similar:
-        of_model.setdefault(_index()[name.lower()].id, name)
-    return sorted(of_model.values(), key=lambda name: _owner(name) != _owner(key))
+        of_model.setdefault(_index()[name.lower()].id, []).append(name)
+    closest_of_model = (max(spellings, key=partial(_similarity, key)) for spellings in of_model.values())
+    return sorted(closest_of_model, key=lambda name: _owner(name) != _owner(key))
+
+
+def _similarity(key: str, name: str) -> float:
+    return SequenceMatcher(None, key, name.lower()).ratio()

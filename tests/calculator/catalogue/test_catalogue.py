@@ -75,6 +75,7 @@ def test_an_unknown_model_is_refused_with_the_closest_ones(name, named):
         ("Qwen2.5-7B-Instruct-AWQ", "Qwen/Qwen2.5-7B-Instruct"),
         ("gemma 3 27b", "google/gemma-3-27b-it"),
         ("Qwen/Qwen3-8B-Instruct", "Qwen/Qwen3-8B"),
+        ("meta-lama/Llama-3.1-8B-Instrct", "meta-llama/Llama-3.1-8B-Instruct"),
     ],
 )
 def test_an_alias_of_the_same_owner_is_named_first(name, first):
