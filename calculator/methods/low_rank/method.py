@@ -149,7 +149,7 @@ class LowRank(TargetedMethod):
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
         """Return names that PEFT ignores, and ranks that exceed a matrix's smaller side."""
-        return (*TargetedMethod.warnings(self, model, training), *ranks.too_large(self, model, training))
+        return (*TargetedMethod.warnings(self, model, training), *ranks.too_large(self, self.rank_of, model, training))
 
     @property
     def trains_biases(self) -> bool:

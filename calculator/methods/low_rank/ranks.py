@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.inputs.training import Training
     from calculator.methods.base import Method
-    from calculator.methods.low_rank.method import LowRank
 
 
 def smaller_side(module: Module) -> int | None:
@@ -30,11 +29,11 @@ def smaller_sides(method: Method, model: Model, training: Training) -> dict[str,
     }
 
 
-def too_large(method: LowRank, model: Model, training: Training) -> Iterator[str]:
-    """Yield a sentence for each rank that exceeds the smaller side of some adapted matrices."""
+def too_large(method: Method, rank_of: Callable[[str], int], model: Model, training: Training) -> Iterator[str]:
+    """Yield a sentence for each rank, by a module's path, that exceeds the smaller side of some adapted matrices."""
     sides: dict[int, dict[str, int]] = {}
     for path, module in model.running:
-        r, side = method.rank_of(path), smaller_side(module)
+        r, side = rank_of(path), smaller_side(module)
         if side is not None and side < r and method.module_spec(path, module, model, training).added:
             sides.setdefault(r, {})[path.rsplit(".", 1)[-1]] = side
     for r, found in sides.items():
