@@ -22,7 +22,13 @@ HEAD = "lm_head: matmul: gradient"
         ("Qwen/Qwen2.5-0.5B", LORA, {}, {"torch": "2.13", "transformers": "5.18"}, [QUERY, HEAD]),
         ("Qwen/Qwen2.5-0.5B", LORA, {}, {"torch": "2.12", "transformers": "5.19"}, [QUERY, HEAD]),
         ("Qwen/Qwen2.5-0.5B", PROJECTION, {}, {}, ["prompt_encoder: transform, hidden", HEAD]),
-        ("facebook/opt-350m", {"name": "full"}, {}, {}, ["model.decoder.project_in: output", HEAD]),
+        (
+            "facebook/opt-350m",
+            {"name": "full"},
+            {},
+            {},
+            ["model.decoder.project_in: output", "lm_head: weight: gradient"],
+        ),
         (
             "Qwen/Qwen2.5-0.5B",
             LORA,
