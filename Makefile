@@ -26,8 +26,9 @@ help: ## Show this list
 serve: $(VENV)/.serve ## Start the app on HOST:PORT
 	@$(RUN) -m app serve --host $(HOST) --port $(PORT) --workers $(WORKERS)
 
+# Bytecode is written: the processes that tests start would compile the app each time.
 test: $(VENV)/.validation ## Run every test, browser tests included
-	@chromium=$$(.ci/chromium) && CHROMIUM="$$chromium" $(RUN) -m pytest $(TEST_PROCESSES) $(ARGS)
+	@chromium=$$(.ci/chromium) && CHROMIUM="$$chromium" PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest $(TEST_PROCESSES) $(ARGS)
 
 check: $(VENV)/.dev ## Check format, lint and types
 	@$(RUN) -m ruff format --check .

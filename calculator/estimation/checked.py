@@ -84,8 +84,8 @@ def checked_by_sizes(
         return checked(request, model)
     plain, traced = partial(checked, request, model, prepared), partial(CheckedTrace, request, model)
     try:
-        found = cache.for_settings(request.training, request.method, plain, traced)
+        remarks = cache.for_settings(request.training, request.method, plain, traced)
     except PlanError:
         # The request is checked again below, because the sizes in this refusal may be symbolic.
-        found = None
-    return found or checked(request, model)
+        remarks = None
+    return remarks or checked(request, model)

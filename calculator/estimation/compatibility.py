@@ -70,16 +70,16 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
     Raises:
         PlanError: with every reason found.
     """
-    of_request = prepared or partial(_prepared, request, model)
-    of_task = [*task_choice.problems(request, model)]
-    if of_task and (model.task.embeds or not model.has_word_embeddings):
+    prepare = prepared or partial(_prepared, request, model)
+    task_problems = [*task_choice.problems(request, model)]
+    if task_problems and (model.task.embeds or not model.has_word_embeddings):
         # The following checks need a head and word embeddings.
-        raise PlanError(*of_task)
+        raise PlanError(*task_problems)
     method = request.method.for_model(model)
     problems = [
-        *of_task,
+        *task_problems,
         *_input_problems(request, model),
-        *trainer_settings.problems(request, model, of_request),
+        *trainer_settings.problems(request, model, prepare),
         *positions.problems(request, model),
         *unsupported_configs.problems(model, request.training),
         *several_gpus.sharding_problems(request.device),
@@ -91,7 +91,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
         *(_coupled(request, model) if forward_of(model).couples_layers(model.config) else ()),
         *(_without_attention(request, model) if has_no_length(model) else ()),
         *(_lists_of_caches(request, model) if request.training.trainer is not None else ()),
-        *several_gpus.problems(request, model, of_request),
+        *several_gpus.problems(request, model, prepare),
     ]
     if problems:
         raise PlanError(*problems)
@@ -133,37 +133,37 @@ def _prepared(request: Request, model: Model) -> PreparedModel:
 def _switches(config: Config, model: Model) -> Iterator[Problem]:
     nested = (config.get("text_config") if "text_config" in model.config else None) or {}
     for place, values in (("", config), ("text_config.", nested)):
-        for name, (value, why) in SWITCHES.items():
+        for name, (value, reason) in SWITCHES.items():
             if values.get(name) is value:
-                yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
+                yield Problem(loc=f"model.config.{place}{name}", msg=f"{reason}: leave it out", input=value)
 
 
 def flash_problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield why flash_attention_2 is refused."""
     training = request.training
-    where = "training.attention"
+    loc = "training.attention"
     card = card_of(request.device)
     if card is not None and not card.has_flash:
         yield Problem(
-            loc=where,
+            loc=loc,
             msg=f"FlashAttention 2 needs compute capability 8.0; {card.name} has {card.compute_capability}: use sdpa",
             input="flash_attention_2",
         )
     if training.dtype == "float32" and training.autocast is None:
         yield Problem(
-            loc=where,
+            loc=loc,
             msg="FlashAttention 2 runs in half precision only: use sdpa, or bfloat16",
             input="flash_attention_2",
         )
-    refusal = forward_of(model).refuses_flash(model.config)
-    if refusal:
-        yield Problem(loc=where, msg=refusal, input="flash_attention_2")
+    reason = forward_of(model).refuses_flash(model.config)
+    if reason:
+        yield Problem(loc=loc, msg=reason, input="flash_attention_2")
     if training.padding:
         drawn = request.drawn is not None and not request.drawn.padding
-        instead = "micro_batch_size 1, which pads no sample" if drawn else "padding false"
+        way_out = "micro_batch_size 1, which pads no sample" if drawn else "padding false"
         yield Problem(
-            loc=where,
-            msg=f"with padding, its memory depends on the number of padding tokens: use sdpa, or {instead}",
+            loc=loc,
+            msg=f"with padding, its memory depends on the number of padding tokens: use sdpa, or {way_out}",
             input="flash_attention_2",
         )
 

@@ -64,8 +64,8 @@ def _bytes_of_splits(shape: Shape, multiprocessors: int) -> int:
 
 def _splits_sentence(step: TrainingStep) -> str:
     multiprocessors = multiprocessors_of(card_of(step.resident.prepared.device))
-    whose = ", as many as an A100 has" if multiprocessors.assumed else ""
-    split = f"Flash attention splits the keys of few queries over {multiprocessors.count:,} multiprocessors{whose}"
+    assumed = ", as many as an A100 has" if multiprocessors.assumed else ""
+    split = f"Flash attention splits the keys of few queries over {multiprocessors.count:,} multiprocessors{assumed}"
     return f"{split}: up to {largest(step, SPLITS):,} bytes until the kernel ends."
 
 

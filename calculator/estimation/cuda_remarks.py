@@ -43,29 +43,34 @@ def remarks(request: Request, model: Model, step: TrainingStep) -> Iterator[str]
     """
     peaks = {peak.phase: peak.bytes for peak in step.deciding_peaks()}
     peak = max(peaks.values())
-    found = [] if step.resident.trainer.is_interval else [(each, each.most(step)) for each in DIFFERENCES]
-    found = [(difference, most) for difference, most in found if most * _SHARE > peak]
+    differences = [] if step.resident.trainer.is_interval else _differences(step, peak)
     if request.device.type == "cuda":
-        yield " ".join(filter(None, [COUNTED, *[difference.sentence(step) for difference, _ in found]]))
-    elif any(max([peaks[phase] for phase in difference.phases]) + most > peak for difference, most in found):
-        yield from _compared(request, model, step, found)
-    elif sum([most for _, most in found]) * _SMALL > peak:
+        yield " ".join(filter(None, [COUNTED, *[difference.sentence(step) for difference, _ in differences]]))
+    elif any(max([peaks[phase] for phase in difference.phases]) + change > peak for difference, change in differences):
+        yield from _compared(request, model, step, differences)
+    elif sum([change for _, change in differences]) * _SMALL > peak:
         yield _ELSEWHERE
 
 
+def _differences(step: TrainingStep, peak: int) -> list[tuple[CudaDifference, int]]:
+    """Return the differences of more than a thousandth of the peak, each with the most that it changes one by."""
+    changes = [(difference, difference.most(step)) for difference in DIFFERENCES]
+    return [(difference, change) for difference, change in changes if change * _SHARE > peak]
+
+
 def _compared(
-    request: Request, model: Model, step: TrainingStep, found: Sequence[tuple[CudaDifference, int]]
+    request: Request, model: Model, step: TrainingStep, differences: Sequence[tuple[CudaDifference, int]]
 ) -> Iterator[str]:
     """Yield by how much the peak differs on CUDA. An equal one is mentioned if differences are not small."""
     on_cuda = TrainingStep(ResidentState(step.resident.prepared.on_cuda))
     peak = _peak(step)
     higher = _peak(on_cuda) - peak
     if higher:
-        sentences = [_opening(higher), *[difference.sentence(on_cuda) for difference, _ in found]]
+        sentences = [_opening(higher), *[difference.sentence(on_cuda) for difference, _ in differences]]
         if higher > 0:
-            sentences += [difference.way_out(request, model) for difference, _ in found]
+            sentences += [difference.way_out(request, model) for difference, _ in differences]
         yield " ".join(filter(None, sentences))
-    elif sum([most for _, most in found]) * _SMALL > peak:
+    elif sum([change for _, change in differences]) * _SMALL > peak:
         yield _ELSEWHERE
 
 

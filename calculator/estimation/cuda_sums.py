@@ -72,11 +72,11 @@ def _embedding_sentence(step: TrainingStep) -> str:
 def _for_sums(step: TrainingStep) -> int:
     """Return the bytes of the parts of a vector's gradient, whose inputs are those of all tokens."""
     vectors = {(elements(shape), dtype) for _, shape, dtype, *_ in _gradients(step) if len(shape) == 1}
-    of_each = [
+    sizes = [
         allocated(step, partial(sum_rows, rows=_tokens(step), outputs=outputs, dtype=dtype))
         for outputs, dtype in vectors
     ]
-    return max(of_each, default=0)
+    return max(sizes, default=0)
 
 
 def _sums_sentence(step: TrainingStep) -> str:
@@ -88,11 +88,11 @@ def _sums_sentence(step: TrainingStep) -> str:
 def _for_pooling(step: TrainingStep) -> int:
     """Return the bytes of the parts of a sum of tokens."""
     tokens = step.resident.prepared.training.sequence_length + step.resident.prepared.method.virtual_tokens
-    of_each = [
+    sizes = [
         allocated(step, partial(sum_sequences, shape=(shape[0], tokens, shape[1]), dtype=dtype))
         for _, shape, dtype, *_ in kinds_of(step, SUM_OF_TOKENS)
     ]
-    return max(of_each, default=0)
+    return max(sizes, default=0)
 
 
 def _pooling_sentence(step: TrainingStep) -> str:

@@ -117,20 +117,20 @@ def _sentence(card: GPU, request: Request, model: Model, heads: Heads, *, masked
         return f"{opening} cuDNN's workspace for heads of {heads.head_dim} is not known there."
     if other == "flash":
         cudnn, flash = backward_workspace(card, heads), flash_temporaries(heads)
-        what = (
+        comparison = (
             f" Both keep equal bytes for the backward pass. There, cuDNN needs a workspace of {cudnn:,} bytes a layer,"
             f" and flash temporaries of {flash:,} bytes"
         )
         higher = max(_BLOCK, _multiple(cudnn, _BLOCK) - flash)
     else:
-        extra = _BLOCK + _second_accumulator(card, heads)
-        what = f" cuDNN's backward pass needs at most {extra:,} bytes more in a layer"
-        higher = extra
+        workspace = _BLOCK + _second_accumulator(card, heads)
+        comparison = f" cuDNN's backward pass needs at most {workspace:,} bytes more in a layer"
+        higher = workspace
         if release(request.stack.torch)[:2] < _SEEDS_ON_GPU:
-            what += f", and its random seed and offset take {2 * _BLOCK:,} bytes in each"
+            comparison += f", and its random seed and offset take {2 * _BLOCK:,} bytes in each"
             higher += 2 * _BLOCK * len(model.decoder.layers)
     limit = f"no peak is more than {higher:,} bytes higher"
-    return f"{opening}{what}: {limit}. Reserved memory can differ, because blocks have other sizes."
+    return f"{opening}{comparison}: {limit}. Reserved memory can differ, because blocks have other sizes."
 
 
 def _opening(card: GPU, stack: StackVersions, other: str) -> str:

@@ -85,8 +85,8 @@ class DeviceReplay:
     def _once(self, key: Hashable, replayed: Callable[[], T]) -> T:
         if key not in self.cached:
             self.cached[key] = replayed()
-        found: T = self.cached[key]
-        return found
+        result: T = self.cached[key]
+        return result
 
     def outcome(self, usable_bytes: int) -> Outcome:
         """Return the outcome of the run on a device.
@@ -116,8 +116,8 @@ class DeviceReplay:
             return None
         # The warmup allocates as much as on any device if it leaves 1.2 GiB of this one untouched.
         room = usable_bytes - UNTOUCHED
-        warmed = self.peak_reserved_bytes <= room or self._warmup() <= room
-        return Verdict.FITS if warmed else None
+        warmup_fits = self.peak_reserved_bytes <= room or self._warmup() <= room
+        return Verdict.FITS if warmup_fits else None
 
     def _warmup(self) -> int:
         """Return the bytes that the load allocates and frees first."""
@@ -145,8 +145,8 @@ class DeviceReplay:
 
     def _minimum(self, conf: AllocConf) -> int:
         peak = self.peak_reserved_bytes if conf == DEFAULT == self.conf else None
-        found = self._once(("minimum", conf), lambda: minimum(self._run, self.live_bytes, self._device, conf, peak))
-        return found + self.context_bytes
+        capacity = self._once(("minimum", conf), lambda: minimum(self._run, self.live_bytes, self._device, conf, peak))
+        return capacity + self.context_bytes
 
     def _expandable(self, verdict: Verdict, usable_bytes: int) -> ExpandableSegments | None:
         if verdict is Verdict.FITS or self.conf.expandable_segments:

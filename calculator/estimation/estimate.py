@@ -90,16 +90,16 @@ def estimate(
     if request.accounting == "textbook":
         return _by_the_textbook(request)
     if series is None:
-        with RECENT_SERIES.lent(request, once=once) as (shared_request, lent):
-            return _exact(shared_request, lent, whole=whole)
+        with RECENT_SERIES.lent(request, once=once) as (shared_request, shared_series):
+            return _exact(shared_request, shared_series, whole=whole)
     return _exact(request, series, whole=whole)
 
 
 def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
     model = series.model_of(request.model, model_of)
     request = within_positions(with_longest_batch(request), model)
-    by = reserved_by(request.reserved, request.device, request.drawn or request.training)
-    request = request if request.reserved == by else replace(request, reserved=by)
+    reserved = reserved_by(request.reserved, request.device, request.drawn or request.training)
+    request = request if request.reserved == reserved else replace(request, reserved=reserved)
     prepared = partial(series.prepared_model, model, request.method, request.training, request.device, request.stack)
     remarks = checked_by_sizes(request, model, series.remarks_on(request, model), prepared)
     step = training_step(request, series, whole=whole)
@@ -136,8 +136,8 @@ def _with_remarks_of_figures(
 
     Those on the initialization are written now, because it may be refused.
     """
-    of_initialization = initialization.warnings(step.resident, memory.peak_allocated_bytes)
-    return Deferred(partial(_joined, request, model, remarks, step, verdict, of_initialization))
+    initialization_warnings = initialization.warnings(step.resident, memory.peak_allocated_bytes)
+    return Deferred(partial(_joined, request, model, remarks, step, verdict, initialization_warnings))
 
 
 def _joined(
@@ -146,7 +146,7 @@ def _joined(
     remarks: Callable[[], Remarks],
     step: TrainingStep,
     verdict: Fit | None,
-    of_initialization: tuple[str, ...],
+    initialization_warnings: tuple[str, ...],
 ) -> Remarks:
     assumptions, warnings = remarks()
     return Remarks(
@@ -160,7 +160,7 @@ def _joined(
         (
             *without_gradient(model, step.resident.tensors),
             *warnings,
-            *of_initialization,
+            *initialization_warnings,
             *_gpu_caveats(request),
         ),
     )
@@ -246,20 +246,20 @@ def _emptying(request: Request) -> Training:
 
 
 def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[Memory, Fit | None]:
-    shown = figures_of(step)
-    replay = device_replay(request, step, series, shown.peaks) if request.reserved == "replay" else None
+    figures = figures_of(step)
+    replay = device_replay(request, step, series, figures.peaks) if request.reserved == "replay" else None
     memory, verdict = memory_and_fit(
         request,
-        shown.parts,
-        phases(step, shown.peaks),
-        (shown.phase, shown.operation),
+        figures.parts,
+        phases(step, figures.peaks),
+        (figures.phase, figures.operation),
         replay.peak_reserved_bytes
         if replay
         else reserved_by_rule(step, workspaces(card_of(request.device), request.stack)),
-        timeline(step, shown.peaks),
+        timeline(step, figures.peaks),
         replay,
         _colocated(request, step),
-        lambda overheads: unsharded_bytes(request, step, shown.parts, overheads, training_step),
+        lambda overheads: unsharded_bytes(request, step, figures.parts, overheads, training_step),
         request.stack,
     )
     prepared = step.resident.prepared

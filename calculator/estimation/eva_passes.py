@@ -72,9 +72,9 @@ def eva_pass(prepared: PreparedModel, order: Mapping[str, int]) -> EvaPass | Non
     counts = dict(_hooks(unhooked.calls, order, rho_of(method.eva_config)))
     if max(counts.values()) > tokens:
         return None
-    found = evaluation_pass(batch, method=HookedInputs(tokens, counts))
+    peak = evaluation_pass(batch, method=HookedInputs(tokens, counts))
     kept = sum(kept_bytes(int(unhooked.calls[number].shape[-1]), count, tokens) for number, count in counts.items())
-    return EvaPass(found.alive, found.operation, (("labels", shape, "int64"), _positions(tokens)), kept)
+    return EvaPass(peak.alive, peak.operation, (("labels", shape, "int64"), _positions(tokens)), kept)
 
 
 def _positions(tokens: int) -> Allocated:
@@ -87,10 +87,10 @@ def _check(calls: list[Call], adapted: Iterable[str]) -> None:
     Raises:
         PlanError: with the module and an alternative.
     """
-    idle = next((path for path in adapted if all(call.path != path for call in calls)), None)
-    if idle is not None:
-        message = f"EVA fails, since a batch of texts does not run {idle}: list it in exclude_modules"
-        raise refusal("method.target_modules", message, idle)
+    uncalled = next((path for path in adapted if all(call.path != path for call in calls)), None)
+    if uncalled is not None:
+        message = f"EVA fails, since a batch of texts does not run {uncalled}: list it in exclude_modules"
+        raise refusal("method.target_modules", message, uncalled)
     flat = next((call for call in calls if len(call.shape) != _DIMENSIONS), None)
     if flat is not None:
         message = f"EVA selects tokens of inputs with three dimensions, and that of {flat.path} has two: leave it out"

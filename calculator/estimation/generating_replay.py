@@ -46,12 +46,14 @@ class GeneratingReplay(DeviceReplay):
         )
 
     def _like(self, resident: Any, workspaces: tuple[int, int], **options: Any) -> GeneratingReplay:
-        generation, more = self.generation, sum(workspaces) - sum(self.workspaces)
-        return GeneratingReplay(lambda least: generation(least - more) + more, resident, workspaces, **options)
+        generation, added_workspaces = self.generation, sum(workspaces) - sum(self.workspaces)
+        return GeneratingReplay(
+            lambda limit: generation(limit - added_workspaces) + added_workspaces, resident, workspaces, **options
+        )
 
     def _peak_reserved(self) -> int:
-        of_step = super()._peak_reserved()
-        return max(of_step, self.generation(of_step))
+        step_bytes = super()._peak_reserved()
+        return max(step_bytes, self.generation(step_bytes))
 
     def _replay_result(self, conf: AllocConf, usable_bytes: int) -> ReplayResult:
         """Return the result of the run.

@@ -50,12 +50,12 @@ class Histories:
         if lengths is None:
             return None
         constant = len(lengths.pairs) == 1
-        emptied = _empty_cache(training, constant=constant)
-        if constant and emptied is None:
+        empty_cache = _empty_cache(training, constant=constant)
+        if constant and empty_cache is None:
             return None
-        if constant and emptied is not None:
-            return cls(steps=(lengths.history(training, 0)[: 2 * emptied.steps + 2],), empty_cache=emptied)
-        return cls(steps=tuple(lengths.history(training, seed) for seed in SEEDS), empty_cache=emptied)
+        if constant and empty_cache is not None:
+            return cls(steps=(lengths.history(training, 0)[: 2 * empty_cache.steps + 2],), empty_cache=empty_cache)
+        return cls(steps=tuple(lengths.history(training, seed) for seed in SEEDS), empty_cache=empty_cache)
 
 
 def _empty_cache(training: Training, *, constant: bool) -> EmptyCache | None:
@@ -101,8 +101,10 @@ class HistoryReplay(DeviceReplay):
             reserved_by_step=result.reserved,
             micro_batches=tuple(tuple(batch.length for batch in step) for step in self.histories.steps[worst]),
             seeds=tuple(
-                SeedHistory(seed=seed, peak_reserved_bytes=of_seed.peak_reserved_bytes, peak_step=of_seed.peak_step)
-                for seed, of_seed in enumerate(self.results)
+                SeedHistory(
+                    seed=seed, peak_reserved_bytes=seed_result.peak_reserved_bytes, peak_step=seed_result.peak_step
+                )
+                for seed, seed_result in enumerate(self.results)
             ),
         )
 
@@ -131,7 +133,7 @@ class HistoryReplay(DeviceReplay):
             )
             if result.out_of_memory is not None:
                 return results[-1]
-        return max(results, key=lambda found: found.retries)
+        return max(results, key=lambda result: result.retries)
 
     def _replays(self, conf: AllocConf, device: DeviceMemory | None = None) -> Iterator[HistoryResult]:
         """Replay the history of each seed, without a limit or on a device."""

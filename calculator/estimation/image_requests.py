@@ -153,17 +153,19 @@ def _sizes(request: Request, model: Model, image: Processed, images: Images) -> 
 
 def _completions(training: Training, tokens: int, facts: TrainerFacts) -> Iterator[Problem]:
     """Yield prompts with a token and the tokens of images that leave too few tokens of a sequence for completions."""
-    left = training.sequence_length - 1 - tokens
-    if left < 1:
+    remaining = training.sequence_length - 1 - tokens
+    if remaining < 1:
         message = f"a prompt of a token and its images has {1 + tokens:,} tokens: set more, for a completion after it"
         yield Problem(loc="training.sequence_length", msg=message, input=training.sequence_length)
         return
     limit = training.max_completion_length
-    if facts.generates and (limit is None or limit > left):
-        message = f"{left:,} tokens of a sequence are left after a token and the images of a prompt: set at most that"
+    if facts.generates and (limit is None or limit > remaining):
+        message = (
+            f"{remaining:,} tokens of a sequence are left after a token and the images of a prompt: set at most that"
+        )
         yield Problem(loc="training.max_completion_length", msg=message, input=limit)
         return
-    most = training.micro_batch_size * facts.sequences * left
+    most = training.micro_batch_size * facts.sequences * remaining
     if training.completion_tokens is not None and training.completion_tokens > most:
         message = f"a micro-batch has {most:,} tokens after prompts of a token and images: use at most that many"
         yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)

@@ -69,36 +69,40 @@ def initialization_peak(resident: ResidentState) -> InitialPeak | None:
     base = _base(resident)
     moments = [*_preprocessing_peaks(kind, base, [_weight(module, spec) for _, module, spec in adapted])]
     kept = _kept_tensors(kind, adapted)
-    made = cast = 0
+    adapters = uncast = 0
     for path, module, spec in adapted:
-        on = Temporaries()
+        temporaries = Temporaries()
         weight = _weight(module, spec)
-        decompose(on, weight)
-        alive = [_row("weights", base), _row("adapters of the modules before", made), *map(_tensor_row, on.peak)]
+        decompose(temporaries, weight)
+        alive = [
+            _row("weights", base),
+            _row("adapters of the modules before", adapters),
+            *map(_tensor_row, temporaries.peak),
+        ]
         moments.append(InitialPeak((*alive, _row(_KEPT.get(kind, ""), kept)), f"get_peft_model: {path}"))
         kept -= OF_SAMPLES[kind][1](weight) if kind in OF_SAMPLES else 0
-        made += shared_bytes(weight) if kind == "lora_ga" else 0
+        adapters += shared_bytes(weight) if kind == "lora_ga" else 0
         for parameter in spec.added:
             size = allocated(elements(parameter.shape), ITEMSIZE[_dtype(spec)])
-            made, cast = made + size, size if parameter.dtype != _dtype(spec) else 0
+            adapters, uncast = adapters + size, size if parameter.dtype != _dtype(spec) else 0
     whole = sum(tensor.bytes for tensor in resident.whole)
-    last = (_row("weights and adapters", whole), _row("adapter before it is cast", cast))
-    found = max((*moments, InitialPeak(last, "cast_adapter_dtype")), key=lambda moment: moment.bytes)
-    return InitialPeak(rows=_present(found.rows), operation=found.operation)
+    rows_at_end = (_row("weights and adapters", whole), _row("adapter before it is cast", uncast))
+    peak = max((*moments, InitialPeak(rows_at_end, "cast_adapter_dtype")), key=lambda moment: moment.bytes)
+    return InitialPeak(rows=_present(peak.rows), operation=peak.operation)
 
 
 def _eva_peak(resident: ResidentState) -> InitialPeak | None:
     """Return the peak of EVA's passes of samples, if they are modeled."""
     adapted = [path for path, _, spec in resident.prepared.modules if _has_update(spec)]
-    found = eva_pass(resident.prepared, {path: place for place, path in enumerate(adapted)}) if adapted else None
-    if found is None:
+    eva = eva_pass(resident.prepared, {path: place for place, path in enumerate(adapted)}) if adapted else None
+    if eva is None:
         return None
-    alive_rows = (row for of_component in rows(found.alive).values() for row in of_component)
+    alive_rows = (row for component_rows in rows(eva.alive).values() for row in component_rows)
     resident_rows = (
         _row("weights and adapters", sum(tensor.bytes for tensor in resident.whole)),
-        _row("singular vectors and values of inputs", found.kept),
+        _row("singular vectors and values of inputs", eva.kept),
     )
-    return InitialPeak(_present((*resident_rows, *map(_tensor_row, found.batch), *alive_rows)), found.operation)
+    return InitialPeak(_present((*resident_rows, *map(_tensor_row, eva.batch), *alive_rows)), eva.operation)
 
 
 def _base(resident: ResidentState) -> int:
@@ -122,9 +126,9 @@ def _preprocessing_peaks(kind: str, base: int, weights: list[Weight]) -> Iterato
         before = (_row("weights", base), _row("covariance matrices", sum(map(covariance_bytes, weights))))
         values = 0
         for weight in weights:
-            on = Temporaries()
-            corda_eigens(on, weight)
-            alive_rows = (_row("singular values of the modules before", values), *map(_tensor_row, on.peak))
+            temporaries = Temporaries()
+            corda_eigens(temporaries, weight)
+            alive_rows = (_row("singular values of the modules before", values), *map(_tensor_row, temporaries.peak))
             yield InitialPeak((*before, *alive_rows), "preprocess_corda")
             values += singular_bytes(weight)
         yield InitialPeak((*before, _row(_KEPT[kind], sum(map(cropped_bytes, weights)))), "preprocess_corda")
@@ -143,17 +147,17 @@ def replaced_on_host(resident: ResidentState) -> int:
     They are the weights that are replaced so far and temporary tensors. LAPACK's workspaces are not counted. What runs
     on samples is assumed to run on the GPU.
     """
-    kind, replaced, most = _kind(resident.prepared), 0, 0
+    kind, replaced, peak = _kind(resident.prepared), 0, 0
     decompose = OF_WEIGHTS.get(kind)
     if decompose is None:
         return 0
     replaces = kind != "mica"
     for _, module, spec in _initialized(resident.prepared):
-        on = Temporaries()
-        decompose(on, _weight(module, spec))
-        most = max(most, replaced + on.peak_bytes)
+        temporaries = Temporaries()
+        decompose(temporaries, _weight(module, spec))
+        peak = max(peak, replaced + temporaries.peak_bytes)
         replaced += elements(module.weight.shape) * ITEMSIZE[spec.dtype] if replaces else 0
-    return max(most, replaced)
+    return max(peak, replaced)
 
 
 def _kind(prepared: PreparedModel) -> str:
@@ -217,14 +221,14 @@ def warnings(resident: ResidentState, peak: int) -> tuple[str, ...]:
     kind = _kind(resident.prepared)
     if not kind:
         return ()
-    whole = resident.prepared.device.sharding in ("none", "ddp")
-    found = initialization_peak(resident) if whole else None
+    is_modeled = resident.prepared.device.sharding in ("none", "ddp")
+    initial = initialization_peak(resident) if is_modeled else None
     ranks = tuple(_ranks_of_eva(resident.prepared)) if kind == "eva" else ()
-    if found is None or found.bytes <= peak:
+    if initial is None or initial.bytes <= peak:
         return ranks
     sentence = (
-        f"Adding the adapter to a model that is on the GPU takes {found.bytes / 2**30:.2f} GiB at its peak, more than a"
-        f" step ({peak / 2**30:.2f} GiB), without cuSOLVER's workspaces."
+        f"Adding the adapter to a model that is on the GPU takes {initial.bytes / 2**30:.2f} GiB at its peak, more than"
+        f" a step ({peak / 2**30:.2f} GiB), without cuSOLVER's workspaces."
     )
     return (*ranks, sentence)
 
@@ -235,13 +239,14 @@ def _ranks_of_eva(prepared: PreparedModel) -> Iterator[str]:
     assert isinstance(method, LowRank)
     given = [(_weight(module, spec), spec) for _, module, spec in prepared.modules if _has_update(spec)]
     ranks, sizes = [weight.rank for weight, _ in given], sorted(weight.rows + weight.columns for weight, _ in given)
-    most = components(max(ranks), rho_of(method.eva_config))
-    if most == min(ranks):
+    highest = components(max(ranks), rho_of(method.eva_config))
+    if highest == min(ranks):
         return
-    least, largest = _parameters_of_ranks(sizes, most, sum(ranks)), _parameters_of_ranks(sizes[::-1], most, sum(ranks))
+    fewest = _parameters_of_ranks(sizes, highest, sum(ranks))
+    most = _parameters_of_ranks(sizes[::-1], highest, sum(ranks))
     yield (
-        f"EVA gives the {len(ranks)} modules ranks from 0 to {most}, {sum(ranks):,} in all, by samples: A and B have"
-        f" {least:,} to {largest:,} parameters. Set rho 1 in method.eva_config to keep the ranks, or put those that EVA"
+        f"EVA gives the {len(ranks)} modules ranks from 0 to {highest}, {sum(ranks):,} in all, by samples: A and B have"
+        f" {fewest:,} to {most:,} parameters. Set rho 1 in method.eva_config to keep the ranks, or put those that EVA"
         " found into method.rank_pattern. Where a rank changes, A and B get the dtype of the module's weight."
     )
 

@@ -66,9 +66,9 @@ def problems(request: Request, model: Model, given: tuple[str, ...]) -> Iterator
     """
     name = model.model_type
     packages = _PACKAGES.get(name, ())
-    wrong = next((package for package in given if package not in packages), None)
-    if wrong is not None or packages[0] not in given:
-        yield Problem(loc="training.kernels", msg=_way_out(name, packages, wrong), input=list(given))
+    unmodeled = next((package for package in given if package not in packages), None)
+    if unmodeled is not None or packages[0] not in given:
+        yield Problem(loc="training.kernels", msg=_way_out(name, packages, unmodeled), input=list(given))
         return
     if request.device.sharding != "none":
         message = "kernel packages are modeled on one GPU without sharding: use none, or leave kernels out"
@@ -92,15 +92,15 @@ def notes(request: Request, model: Model) -> tuple[str, ...]:
     other_notes = tuple(
         note for note in model.notes if note not in (WITHOUT_KERNELS, CONVOLUTIONS, mamba.WITHOUT_KERNELS)
     )
-    stated = FROM_SOURCE.format(packages=" and ".join(given), sources="; ".join(map(_SOURCES.__getitem__, given)))
-    return (*other_notes, stated + _MULTIPROCESSORS if "mamba_ssm" in given else stated)
+    source_note = FROM_SOURCE.format(packages=" and ".join(given), sources="; ".join(map(_SOURCES.__getitem__, given)))
+    return (*other_notes, source_note + _MULTIPROCESSORS if "mamba_ssm" in given else source_note)
 
 
-def _way_out(name: str, packages: tuple[str, ...], wrong: str | None) -> str:
+def _way_out(name: str, packages: tuple[str, ...], unmodeled: str | None) -> str:
     if not packages:
         return f"kernel packages are not modeled for {name}: leave it out"
     choices = " or ".join(str([*packages[:count]]) for count in range(1, len(packages) + 1))
-    reason = f"{wrong} is not modeled" if wrong else f"{packages[1]} is not modeled without {packages[0]}"
+    reason = f"{unmodeled} is not modeled" if unmodeled else f"{packages[1]} is not modeled without {packages[0]}"
     return f"{reason} for {name}: use {choices}, or leave it out"
 
 

@@ -156,16 +156,16 @@ def components(alive: LiveTensors) -> tuple[Component, ...]:
     The rows of a component are created when one is read.
     """
     ledger = Deferred(partial(rows, alive))
-    of_step, of_residents = alive.step_components(), alive.group.by_component
-    found: list[Component] = []
+    step_bytes, resident_bytes = alive.step_components(), alive.group.by_component
+    nonempty: list[Component] = []
     for name in COMPONENTS:
-        size = of_residents.get(name, 0) + of_step.get(name, 0)
-        if size and alive.left is None and name not in of_step:
-            found.append(_resident_component(alive.group, name))
+        size = resident_bytes.get(name, 0) + step_bytes.get(name, 0)
+        if size and alive.left is None and name not in step_bytes:
+            nonempty.append(_resident_component(alive.group, name))
         elif size:
             listed = Deferred(partial(_rows_of, ledger, name))
-            found.append(Component(name=name, bytes=size, source=SOURCES[name], listed=listed))
-    return tuple(found)
+            nonempty.append(Component(name=name, bytes=size, source=SOURCES[name], listed=listed))
+    return tuple(nonempty)
 
 
 def _rows_of(ledger: Callable[[], dict[ComponentName, tuple[Row, ...]]], name: ComponentName) -> tuple[Row, ...]:

@@ -31,11 +31,11 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield why an optimizer or its options are refused with a trainer or on several GPUs."""
     training, device = request.training, request.device
     optimizer = OPTIMIZERS[training.optimizer]
-    of_options = tuple(optim_args.problems(training))
-    yield from of_options
+    option_problems = tuple(optim_args.problems(training))
+    yield from option_problems
     if optimizer.projects:
         yield from _projected(request, model)
-    if optimizer.projects == "random" and not of_options:
+    if optimizer.projects == "random" and not option_problems:
         yield from _scaled(model, training)
     message = None if device.sharding == "none" else _on_several_gpus(optimizer, training, device.sharding)
     if message is None and training.trainer is not None and not optimizer.of_trainer:

@@ -133,8 +133,8 @@ class SeriesCache:
         In a batch of one image, the gradient of the class token is a view of a larger tensor.
         """
         one_image = model.task.name == "image_cls" and training.micro_batch_size == 1
-        of_device = device.type, device.sharding, device.sharded_over
-        key = (id(model), method, self._others_of(training), stack, *of_device, one_image)
+        device_key = device.type, device.sharding, device.sharded_over
+        key = (id(model), method, self._others_of(training), stack, *device_key, one_image)
         if self.state is not None and key == self.state_key:
             self.state = self.state.for_run(training, device)
         else:

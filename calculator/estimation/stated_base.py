@@ -50,8 +50,8 @@ def with_stated_base(method: AnyMethod, model: ModelReference) -> AnyMethod:
 
 def problems(method: Method, model: ModelReference) -> Iterator[Problem]:
     """Yield why a method can't train over the base in the `config.json`, and settings that belong to no base."""
-    config, of_model = method.quantization_config if isinstance(method, LoRA) else None, stated(model)
-    if config is None and of_model is None:
+    config, model_base = method.quantization_config if isinstance(method, LoRA) else None, stated(model)
+    if config is None and model_base is None:
         return
     if config is not None and config.quant_method is None and config != type(config)():
         message = "is required with the other settings of a quantization_config"
@@ -60,7 +60,7 @@ def problems(method: Method, model: ModelReference) -> Iterator[Problem]:
         message = f"the base is stored by {config.quant_method}: use false"
         yield Problem(loc="method.load_in_8bit", msg=message, input=True)
     low_rank = isinstance(method, LoRA) and not method.load_in_8bit
-    yield from config_json.problems(of_model, config if config and config.quant_method else None, low_rank=low_rank)
+    yield from config_json.problems(model_base, config if config and config.quant_method else None, low_rank=low_rank)
 
 
 def gpu_problems(method: Method, device: Device) -> Iterator[Problem]:

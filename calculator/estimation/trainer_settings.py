@@ -43,17 +43,17 @@ OF_TRAINERS: dict[str, object] = {
 _values, _NO_VALUES = attrgetter(*OF_TRAINERS), tuple(OF_TRAINERS.values())
 
 
-def problems(request: Request, model: Model, of_request: Callable[[], PreparedModel]) -> Iterator[Problem]:
+def problems(request: Request, model: Model, prepare: Callable[[], PreparedModel]) -> Iterator[Problem]:
     """Yield settings that a trainer refuses, and settings that need a trainer if there is none.
 
-    `of_request` returns the request's model with its method applied.
+    `prepare` returns the request's model with its method applied.
     """
     training = request.training
     if training.trainer is None:
         if training.use_reentrant or _values(training) != _NO_VALUES:
             yield from _without_trainer(training)
         return
-    prepared = of_request()
+    prepared = prepare()
     if towers.reads_images(model):
         yield from towers.problems(prepared)
     if message := _refused_model(training, model):

@@ -175,12 +175,12 @@ class UnfilledCache(Cache):
 
 def entries_by_layer(layers: Iterable[Layer], entries: Sequence[tuple[Tensor, ...]]) -> list[list[tuple[Tensor, ...]]]:
     """Return the entries of each layer."""
-    found, start = [], 0
+    by_layer, start = [], 0
     for layer in layers:
         end = start + _updates(layer.kind)
-        found.append([*entries[start:end]])
+        by_layer.append([*entries[start:end]])
         start = end
-    return found
+    return by_layer
 
 
 def pairs_by_layer(
@@ -188,8 +188,8 @@ def pairs_by_layer(
 ) -> Iterator[tuple[Layer, tuple[Tensor, Tensor]]]:
     """Yield each layer that caches keys and values, with its keys and values."""
     layers = [*layers]
-    for layer, of_layer in zip(layers, entries_by_layer(layers, entries), strict=True):
-        yield from ((layer, (entry[0], entry[1])) for entry in of_layer if len(entry) > 1)
+    for layer, layer_entries in zip(layers, entries_by_layer(layers, entries), strict=True):
+        yield from ((layer, (entry[0], entry[1])) for entry in layer_entries if len(entry) > 1)
 
 
 def _updates(kind: LayerKind) -> int:

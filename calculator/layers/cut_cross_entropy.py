@@ -70,8 +70,8 @@ def _check(x: Tensor, weight: Tensor) -> None:
 
 def _lengthened_labels(context: Context) -> list[Tensor]:
     """Return the labels if PEFT lengthens them by a prompt. Other labels stay with the batch."""
-    of_tokens = ((context.batch, context.length), "int64")
-    return [local for local in context.forward_locals if (local.shape, local.dtype) == of_tokens]
+    label_type = ((context.batch, context.length), "int64")
+    return [local for local in context.forward_locals if (local.shape, local.dtype) == label_type]
 
 
 def _labeled(context: Context, shape: Shape) -> Tensor:
@@ -126,18 +126,18 @@ def _linear_cross_entropy_back(node: Node, grad: Tensor) -> tuple[Tensor | None,
     x, weight, _, labeled = node.saved[:4]
     tape, columns = grad.tape, _partial_sums(x.shape[1], COLUMNS_OF_A_LOCK)
     order = _order(weight) if node.edges[0] or node.edges[1] else None
-    of_x = tape.new(x.shape, x.dtype, "gradient of the hidden states") if node.edges[0] else None
-    of_weight = tape.new(weight.shape, weight.dtype, "gradient of the head") if node.edges[1] else None
-    of_bias = tape.new((weight.shape[0],), "float32", "gradient of the head's bias") if node.edges[2] else None
+    x_grad = tape.new(x.shape, x.dtype, "gradient of the hidden states") if node.edges[0] else None
+    weight_grad = tape.new(weight.shape, weight.dtype, "gradient of the head") if node.edges[1] else None
+    bias_grad = tape.new((weight.shape[0],), "float32", "gradient of the head's bias") if node.edges[2] else None
     locks = [
         tape.scratch((_partial_sums(rows, ROWS_OF_A_LOCK), columns), "int32", "locks")
         for rows, edge in zip((labeled.shape[0], weight.shape[0]), node.edges[:2], strict=True)
         if edge
     ]
-    if of_bias is not None:
-        of_bias = ops.cast(of_bias, node.saved[-1].dtype, "gradient of the head's bias, cast")
+    if bias_grad is not None:
+        bias_grad = ops.cast(bias_grad, node.saved[-1].dtype, "gradient of the head's bias, cast")
     del locks, order
-    return of_x, of_weight, of_bias
+    return x_grad, weight_grad, bias_grad
 
 
 def _order(weight: Tensor) -> Tensor:

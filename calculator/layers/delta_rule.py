@@ -56,27 +56,27 @@ def chunk_gated_delta_rule(
     out = query.tape.new(new_values.shape, "float32", "output by chunks")
     query = ops.mul(query, _over_width(_exp(cum_decay)), "query, decayed")
     key = ops.mul(key, _over_width(_exp(_to_the_end(cum_decay))), "key, decayed")
-    of_chunk = _exp(_selected(cum_decay, cum_decay.shape[:3]))
-    of_chunk = ops.view(of_chunk, (*of_chunk.shape, 1, 1))
+    chunk_decay = _exp(_selected(cum_decay, cum_decay.shape[:3]))
+    chunk_decay = ops.view(chunk_decay, (*chunk_decay.shape, 1, 1))
     loop = Loop(query.tape, chunks)
     for _ in range(loop.interpreted):
         state = loop.begin(state)
-        of_state = products.bmm(_chunk(k_cumdecay), state, (*state.shape[:2], CHUNK, state.shape[3]), "values, read")
-        v_new = ops.subtract(_chunk(new_values), of_state, "values, corrected")
-        del of_state
+        v_prime = products.bmm(_chunk(k_cumdecay), state, (*state.shape[:2], CHUNK, state.shape[3]), "values, read")
+        v_new = ops.subtract(_chunk(new_values), v_prime, "values, corrected")
+        del v_prime
         inter = products.bmm(layout.chunk(query), state, v_new.shape, "attention to the state")
         out = indexing.copy_slice(out, _output_of_chunk(inter, _chunk(intra), v_new))
-        decayed = ops.mul(state, _chunk(of_chunk), "state, decayed")
+        decayed = ops.mul(state, _chunk(chunk_decay), "state, decayed")
         state = ops.add(decayed, products.bmm(layout.chunk(key), v_new, state.shape, "update of the state"), "state")
         del decayed
-    last = state if returns_state else None
+    last_state = state if returns_state else None
     del state
-    whole = ops.contiguous(out, "output by positions")
+    core_attn_out = ops.contiguous(out, "output by positions")
     del out
-    whole = ops.view(whole, (*value.shape[:2], chunks * CHUNK, value.shape[-1]))
-    whole = ops.narrow(whole, (*whole.shape[:2], length, whole.shape[3]))
-    shape = (whole.shape[0], length, heads, whole.shape[3])
-    return ops.cast(ops.view(whole, shape), dtype, "output in the model's dtype"), last
+    core_attn_out = ops.view(core_attn_out, (*value.shape[:2], chunks * CHUNK, value.shape[-1]))
+    core_attn_out = ops.narrow(core_attn_out, (*core_attn_out.shape[:2], length, core_attn_out.shape[3]))
+    shape = (core_attn_out.shape[0], length, heads, core_attn_out.shape[3])
+    return ops.cast(ops.view(core_attn_out, shape), dtype, "output in the model's dtype"), last_state
 
 
 def recurrent_gated_delta_rule(
@@ -89,20 +89,20 @@ def recurrent_gated_delta_rule(
     dtype, heads = query.dtype, value.shape[2]
     query, key, value, beta, decay = _inputs(query, key, value, beta, decay)
     out = value.tape.new(value.shape, "float32", "output by positions")
-    by_keys, by_values = (*state.shape[:3], 1), (*state.shape[:2], 1, state.shape[3])
-    of_values = (*state.shape[:2], state.shape[3])
+    key_shape, row_shape = (*state.shape[:3], 1), (*state.shape[:2], 1, state.shape[3])
+    value_shape = (*state.shape[:2], state.shape[3])
     decay_t = ops.view(_exp(ops.view(decay, state.shape[:2])), (*state.shape[:2], 1, 1))
     state = ops.mul(state, decay_t, "state, decayed")
-    q_t, k_t, v_t = ops.view(query, by_keys), ops.view(key, by_keys), ops.view(value, of_values)
-    kv_mem = ops.sum_over(ops.mul(state, k_t, "state · key"), of_values, "values, read")
+    q_t, k_t, v_t = ops.view(query, key_shape), ops.view(key, key_shape), ops.view(value, value_shape)
+    kv_mem = ops.sum_over(ops.mul(state, k_t, "state · key"), value_shape, "values, read")
     corrected = ops.subtract(v_t, kv_mem, "values, corrected")
     delta = ops.mul(corrected, ops.view(beta, (*state.shape[:2], 1)), "values, corrected · beta")
     del corrected
-    update = ops.mul(k_t, ops.view(delta, by_values), "update of the state")
+    update = ops.mul(k_t, ops.view(delta, row_shape), "update of the state")
     state = ops.add(state, update, "state")
     del update
     read = ops.mul(state, q_t, "state · query")
-    read = ops.sum_over(read, of_values, "output of the position")
+    read = ops.sum_over(read, value_shape, "output of the position")
     out = indexing.copy_slice(out, read)
     del read
     out = ops.view(out, (value.shape[0], 1, heads, value.shape[3]))

@@ -86,10 +86,10 @@ def _run(
     proj_in = indexing.index(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
     sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
     counts = _counted(tape, bound.module.parameters[0].shape[0], count)
-    unknown = _mask_without_expert(context, count)
+    unassigned = _mask_without_expert(context, count)
     weight = named[first]
     biases = _biases(named, first, expert_ids_g)
-    proj_in = proj_in if unknown is None else in_place.masked_fill_(proj_in, unknown)
+    proj_in = proj_in if unassigned is None else in_place.masked_fill_(proj_in, unassigned)
     view = _as_it_is if is_transposed else _transposed
     product = indexing.grouped_mm if context.kernels.grouped_mm else indexing.grouped_mm_by_group
     proj_out = _product(product, view(weight, proj_in), first, proj_in, counts[-1], biases)
@@ -98,7 +98,7 @@ def _run(
     biases = _biases(named, "down_proj", expert_ids_g)
     proj_out = _product(product, view(weight, proj_out), "down_proj", proj_out, counts[-1], biases)
     weighted_out = ops.mul(proj_out, ops.view(sample_weights_g, (count, 1)), "weighted")
-    weighted_out = weighted_out if unknown is None else in_place.masked_fill_(weighted_out, unknown)
+    weighted_out = weighted_out if unassigned is None else in_place.masked_fill_(weighted_out, unassigned)
     inv_perm = tape.new((count,), "int64", "order, inverted")
     tape.new((count,), "int64", "counted")
     weighted_out = indexing.index(weighted_out, inv_perm, "weighted, in the tokens' order")
@@ -138,10 +138,10 @@ def _first_projection(bound: BoundModule) -> str:
 
 def _selected(weights: Weights, name: str, count: int) -> Tensor | None:
     """Select every row's matrix or biases. Return None if the experts have none."""
-    every = weights.get(name)
-    if every is None:
+    stacked = weights.get(name)
+    if stacked is None:
         return None
-    return every.tape.scratch((count, *every.shape[1:]), every.dtype, f"{name}, selected")
+    return stacked.tape.scratch((count, *stacked.shape[1:]), stacked.dtype, f"{name}, selected")
 
 
 def _own_product(x: Tensor, selected: Tensor | None, weights: Weights, name: str, biases: Tensor | None) -> Tensor:
@@ -154,10 +154,10 @@ def _own_product(x: Tensor, selected: Tensor | None, weights: Weights, name: str
 
 def _sorted(tape: Tape, count: int) -> tuple[Tensor, Tensor]:
     """Return the expert of each row, sorted, and the order of the rows."""
-    found = tape.new((count,), "int64", SORTED), tape.new((count,), "int64", "order")
+    sorted_ids = tape.new((count,), "int64", SORTED), tape.new((count,), "int64", "order")
     if tape.cuda:
         sort(tape, count)
-    return found
+    return sorted_ids
 
 
 def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -55,7 +55,7 @@ def chunk_gated_delta_rule(
     tape, edges = query.tape, tuple([tensor.edge for tensor in inputs])
     call = _call(key, value, returns_state=returns_state, block=block)
     node = NodeWithOutputs(tape, _back, edges, call, outputs=2) if any(edges) else None
-    _passed = [_contiguous(query, "query"), _contiguous(key, "key")]
+    _contiguous_inputs = [_contiguous(query, "query"), _contiguous(key, "key")]
     value = _contiguous(value, "value")
     query, query_root = _normed(query, "query")
     key, key_root = _normed(key, "key")
@@ -114,31 +114,31 @@ def _back(node: Node, grads: list[Tensor | None]) -> list[Tensor | None]:
     tape: Tape = value.tape
     batch, _, *sizes = call.states
     if call.returns_state:
-        _of_state = grads[1] or tape.scratch((batch, *sizes), "float32", "gradient of the state")
+        _state_grad = grads[1] or tape.scratch((batch, *sizes), "float32", "gradient of the state")
     kept = _recomputed(call, key, value)
     kept.append(tape.scratch(value.shape, value.dtype, "new values, corrected"))
-    of_values = tape.scratch(value.shape, value.dtype, "gradient of new values in a chunk")
+    new_value_grad = tape.scratch(value.shape, value.dtype, "gradient of new values in a chunk")
     kept.append(tape.scratch(call.states, query.dtype, "gradients of states"))
-    of_values = tape.scratch(value.shape, value.dtype, "gradient of new values")
-    of_query = tape.new(call.wide, query.dtype, "gradient of queries")
-    of_key = tape.new(call.wide, key.dtype, "gradient of keys")
-    of_decay = tape.scratch((call.parts, *decay.shape), "float32", "gradient of the decay by blocks")
+    new_value_grad = tape.scratch(value.shape, value.dtype, "gradient of new values")
+    query_grad = tape.new(call.wide, query.dtype, "gradient of queries")
+    key_grad = tape.new(call.wide, key.dtype, "gradient of keys")
+    decay_grad = tape.scratch((call.parts, *decay.shape), "float32", "gradient of the decay by blocks")
     kept.append(tape.scratch(call.wide, key.dtype, "gradient of decayed keys"))
     grouped = key.shape != call.wide
     if grouped:
-        of_query = tape.new(query.shape, query.dtype, "gradient of queries by key heads")
-        of_key = tape.new(key.shape, key.dtype, "gradient of keys by key heads")
-    of_decay = tape.new(decay.shape, "float32", "gradient of the decay")
-    of_key_too = tape.scratch(call.wide, key.dtype, "gradient of keys in the system")
-    of_value = tape.new(value.shape, value.dtype, "gradient of values")
+        query_grad = tape.new(query.shape, query.dtype, "gradient of queries by key heads")
+        key_grad = tape.new(key.shape, key.dtype, "gradient of keys by key heads")
+    decay_grad = tape.new(decay.shape, "float32", "gradient of the decay")
+    system_key_grad = tape.scratch(call.wide, key.dtype, "gradient of keys in the system")
+    value_grad = tape.new(value.shape, value.dtype, "gradient of values")
     kept.append(tape.scratch(decay.shape, "float32", "gradient of the decay in the system"))
-    of_beta = tape.new(beta.shape, beta.dtype, "gradient of beta")
+    beta_grad = tape.new(beta.shape, beta.dtype, "gradient of beta")
     if grouped:
-        of_key_too = tape.scratch(key.shape, key.dtype, "gradient of keys in the system, by key heads")
-    del of_values
-    of_decay = tape.new(decay.shape, "float32", "gradient of the decay, summed back")
-    del kept, of_key_too
-    of_query = tape.new(query.shape, query.dtype, "gradient of queries before their norm")
-    of_key = tape.new(key.shape, key.dtype, "gradient of keys before their norm")
-    found = (of_query, of_key, of_value, of_decay, of_beta)
-    return [grad if edge else None for grad, edge in zip(found, node.edges, strict=True)]
+        system_key_grad = tape.scratch(key.shape, key.dtype, "gradient of keys in the system, by key heads")
+    del new_value_grad
+    decay_grad = tape.new(decay.shape, "float32", "gradient of the decay, summed back")
+    del kept, system_key_grad
+    query_grad = tape.new(query.shape, query.dtype, "gradient of queries before their norm")
+    key_grad = tape.new(key.shape, key.dtype, "gradient of keys before their norm")
+    input_grads = (query_grad, key_grad, value_grad, decay_grad, beta_grad)
+    return [grad if edge else None for grad, edge in zip(input_grads, node.edges, strict=True)]

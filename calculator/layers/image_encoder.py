@@ -127,24 +127,24 @@ def _position_ids(context: Context, tiles: int) -> tuple[Tensor, list[Tensor]]:
     """
     tape, vision = context.tape, context.config["vision_config"]
     side = int(vision["image_size"]) // int(vision["patch_size"])
-    of_tiles, of_sides, of_patches = (tiles,), (tiles, side), (tiles, named(side**2, "patches"))
+    tile_shape, side_shape, patch_shape = (tiles,), (tiles, side), (tiles, named(side**2, "patches"))
     kept = [tape.new((side,), "float32", "boundaries of positions")]
-    zeros = tape.new(of_patches, "int64", "positions, zeros")
-    kept += [tape.new(of_tiles, "int64", f"patches of {name}") for name in ("columns", "rows")]
+    zeros = tape.new(patch_shape, "int64", "positions, zeros")
+    kept += [tape.new(tile_shape, "int64", f"patches of {name}") for name in ("columns", "rows")]
     for name in ("rows", "columns"):
-        reciprocal = tape.new(of_tiles, "float32", f"1 / patches of {name}")
-        kept.append(tape.new(of_tiles, "float32", f"step of {name}"))
+        reciprocal = tape.new(tile_shape, "float32", f"1 / patches of {name}")
+        kept.append(tape.new(tile_shape, "float32", f"step of {name}"))
         del reciprocal
     kept += [tape.new((side,), "float32", f"indices of {name}") for name in ("rows", "columns")]
-    fractions = [tape.new(of_sides, "float32", f"fractions of {name}") for name in ("rows", "columns")]
+    fractions = [tape.new(side_shape, "float32", f"fractions of {name}") for name in ("rows", "columns")]
     while fractions:
-        kept.append(tape.new(of_sides, "float32", "fractions, limited"))
+        kept.append(tape.new(side_shape, "float32", "fractions, limited"))
         fractions.pop(0)
-    kept += [tape.new(of_sides, "int64", f"positions of {name}") for name in ("rows", "columns")]
-    times_side = tape.new(of_sides, "int64", "positions of rows · side")
-    kept.append(tape.new(of_patches, "int64", "positions"))
+    kept += [tape.new(side_shape, "int64", f"positions of {name}") for name in ("rows", "columns")]
+    times_side = tape.new(side_shape, "int64", "positions of rows · side")
+    kept.append(tape.new(patch_shape, "int64", "positions"))
     del times_side
-    ids = tape.new(of_patches, "int64", "position_ids")
+    ids = tape.new(patch_shape, "int64", "position_ids")
     del zeros
     return ids, kept
 

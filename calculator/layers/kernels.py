@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Edge, Tape
 
 
-def _multiple(size: int, of: int) -> int:
-    return -(-size // of) * of
+def _multiple(size: int, factor: int) -> int:
+    return -(-size // factor) * factor
 
 
 class Samples(NamedTuple):
@@ -102,19 +102,19 @@ def _flash_back_by_heads(node: Node, grad: Tensor) -> list[Tensor | None]:
 
     Source: aten/src/ATen/native/transformers/cuda/attention_backward.cu, _flash_attention_backward (contiguous_out).
     """
-    return _flash_back(node, grad, of_heads=True)
+    return _flash_back(node, grad, output_by_heads=True)
 
 
-def _flash_back(node: Node, grad: Tensor, *, of_heads: bool = False) -> list[Tensor | None]:
+def _flash_back(node: Node, grad: Tensor, *, output_by_heads: bool = False) -> list[Tensor | None]:
     key, query, value = node.saved[:3]
     tape = grad.tape
     batch, heads, length, head_dim = query.shape
     rows = _multiple(length, 128) if node.context is None else length + 128 * node.context
     width = _padded_width(query)
     grads = [_empty_like(query, "query"), _empty_like(key, "key"), _empty_like(value, "value")]
-    turned = grad.merged and heads > 1
-    scratch = [tape.scratch(grad.shape, grad.dtype, "flash attention: gradient by rows")] if turned else []
-    if (of_heads or isinstance(node.hooks, OffloadedActivations)) and heads > 1:
+    grad_by_heads = grad.merged and heads > 1
+    scratch = [tape.scratch(grad.shape, grad.dtype, "flash attention: gradient by rows")] if grad_by_heads else []
+    if (output_by_heads or isinstance(node.hooks, OffloadedActivations)) and heads > 1:
         # A copy of the output to the host is contiguous by heads.
         scratch.append(tape.scratch(query.shape, query.dtype, "flash attention: output by rows"))
     scratch += [

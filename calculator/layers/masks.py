@@ -64,9 +64,9 @@ def given_windows(context: Context) -> list[Tensor] | None:
 def by_attention_type(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the mask of each attention type for which the family creates one, full attention first."""
     context.set_scope("model.attention mask: ")
-    tower, of_batch = context.forward.tower, context.forward.masks_of_batch
-    if of_batch is not None:
-        return of_batch(context)
+    tower, batch_masks = context.forward.tower, context.forward.masks_of_batch
+    if batch_masks is not None:
+        return batch_masks(context)
     if context.images and tower is not None and tower.masks is not None:
         return tower.masks(context)
     return text_masks(context)
@@ -78,14 +78,14 @@ def text_masks(context: Context) -> dict[MixerType, Tensor | None]:
     if "hybrid" in types:
         types |= {"full_attention", "linear_attention"}
     transform = context.forward.transform_mask
-    made: dict[MixerType, Tensor | None] = {}
+    masks_by_type: dict[MixerType, Tensor | None] = {}
     for attention_type in ATTENTION_TYPES:
         if attention_type in types:
-            made[attention_type] = transform(context, _mask(context, attention_type))
+            masks_by_type[attention_type] = transform(context, _mask(context, attention_type))
     for recurrent_type in RECURRENT_TYPES:
         if recurrent_type in types:
-            made[recurrent_type] = _recurrent(context)
-    return made
+            masks_by_type[recurrent_type] = _recurrent(context)
+    return masks_by_type
 
 
 def layer_masks(context: Context, mixer: MixerType) -> LayerMasks:
@@ -159,12 +159,12 @@ def _needed(context: Context, attention: MixerType) -> bool:
 
     A single query attends to every key. is_causal covers attention in one direction only.
     """
-    both_ways = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
+    is_bidirectional = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
     if context.older and (_masks_packed_sequences(context) or context.older & _IN_EVERY_PASS):
         return True
     if context.training.flattened and _keeps_samples_apart(context):
         return True
-    if context.training.padding or context.forward.always_masked or both_ways:
+    if context.training.padding or context.forward.always_masked or is_bidirectional:
         return True
     if context.method.virtual_tokens and context.past and context.length > 1:
         return True
@@ -335,8 +335,8 @@ def _additive(context: Context, attention: MixerType) -> Tensor:
     boolean = _boolean(context, attention)
     width = context.length + cached_tokens(context, attention)
     # Without a mask of its tokens, an older release creates one mask for all sequences, and for one more token.
-    one = "float_masks" in context.older and not context.training.passes_mask
-    shape = (context.batch, 1, context.length, width + 1 if one else width)
-    mask = expand(context.tape.new((1 if one else context.batch, *shape[1:]), context.dtype, "additive"), shape)
+    is_shared = "float_masks" in context.older and not context.training.passes_mask
+    shape = (context.batch, 1, context.length, width + 1 if is_shared else width)
+    mask = expand(context.tape.new((1 if is_shared else context.batch, *shape[1:]), context.dtype, "additive"), shape)
     del boolean
     return context.tape.new(shape, "bool", "boolean again") if context.forward.boolean_masks else mask

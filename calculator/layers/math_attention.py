@@ -99,8 +99,8 @@ def _causal(query: Tensor, width: int) -> Tensor:
 def _repeated(x: Tensor, heads: int, name: str) -> Tensor:
     batch, count, length, head_dim = x.shape
     grouped = ops.view(x, (batch, count, 1, length, head_dim))
-    wide = ops.expand(grouped, (batch, count, heads // count, length, head_dim))
-    return ops.view(ops.contiguous(wide, name), (batch, heads, length, head_dim))
+    expanded = ops.expand(grouped, (batch, count, heads // count, length, head_dim))
+    return ops.view(ops.contiguous(expanded, name), (batch, heads, length, head_dim))
 
 
 def _safe_softmax(x: Tensor) -> Tensor:

@@ -55,9 +55,9 @@ class Mixture:
         """Run the router and the experts: (batch, sequence, hidden_size) to the same shape."""
         hidden_states = self.flattened(context, x)
         weights, indices, *_alive = self.chosen(context, modules, hidden_states)
-        of_experts = modules[self.experts]
+        bound_experts = modules[self.experts]
         hidden_states = experts(
-            context, of_experts, hidden_states, indices, weights, self.activate, is_transposed=self.is_transposed
+            context, bound_experts, hidden_states, indices, weights, self.activate, is_transposed=self.is_transposed
         )
         return ops.view(hidden_states, x.shape)
 

@@ -51,10 +51,10 @@ def _load_balancing(context: Context) -> Tensor:
         in_float32 = ops.cast(routing_weights, "float32", "probabilities in float32")
         if flat_mask is not None:
             in_float32 = ops.mul(in_float32, ops.view(flat_mask, (*flat_mask.shape, 1)), "probabilities of no padding")
-        of_layer = ops.sum_over(in_float32, shape, "probability of each expert in a layer")
+        layer_sum = ops.sum_over(in_float32, shape, "probability of each expert in a layer")
         del in_float32
-        router_prob_sum = ops.add(router_prob_sum, of_layer, "probability of each expert")
-        del of_layer
+        router_prob_sum = ops.add(router_prob_sum, layer_sum, "probability of each expert")
+        del layer_sum
         total_rows = None if flat_mask is None else _rows(total_rows, flat_mask)
     tokens_per_expert = ops.scale(tokens_per_expert_sum, "share of the tokens")
     router_prob_per_expert = _divided(router_prob_sum, total_rows, "share of the probability")
@@ -81,18 +81,18 @@ def _tokens_per_expert(total_so_far: Tensor, chosen: Tensor, mask: Tensor | None
     tape, flat = total_so_far.tape, (chosen.shape[0] * chosen.shape[1],)
     if mask is None:
         as_int32 = tape.new(flat, "int32", "experts as int32")
-        of_layer = tape.new(total_so_far.shape, "int32", "tokens of each expert in a layer")
+        layer_tokens = tape.new(total_so_far.shape, "int32", "tokens of each expert in a layer")
         del as_int32
     else:
-        of_layer = tape.new(total_so_far.shape, "float32", "tokens of each expert in a layer")
+        layer_tokens = tape.new(total_so_far.shape, "float32", "tokens of each expert in a layer")
         tape.new(flat, "float32", "mask, once for each choice")
-    return ops.add(total_so_far, of_layer, "tokens of each expert")
+    return ops.add(total_so_far, layer_tokens, "tokens of each expert")
 
 
 def _rows(total_so_far: Tensor | None, mask: Tensor) -> Tensor:
     """Add the tokens of this layer that are not padding to those of earlier layers."""
-    of_layer = ops.sum_over(mask, (), "tokens of a layer")
-    return ops.shift(of_layer, "tokens") if total_so_far is None else ops.add(total_so_far, of_layer, "tokens")
+    layer_tokens = ops.sum_over(mask, (), "tokens of a layer")
+    return ops.shift(layer_tokens, "tokens") if total_so_far is None else ops.add(total_so_far, layer_tokens, "tokens")
 
 
 def _divided(x: Tensor, total: Tensor | None, name: str) -> Tensor:

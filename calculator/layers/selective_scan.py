@@ -27,9 +27,9 @@ def selective_scan(
     by_state = ops.view(dt, (*dt.shape, 1))
     rate = ops.view(a, (channels, 1, states))
     discrete_a = _exp(ops.mul(rate, by_state, "A · time step"))
-    b_of_all = ops.cast(ops.view(b, (batch, 1, length, states)), "float32", "B in float32")
-    discrete_b = ops.mul(by_state, b_of_all, "time step · B")
-    del b_of_all
+    b_in_float32 = ops.cast(ops.view(b, (batch, 1, length, states)), "float32", "B in float32")
+    discrete_b = ops.mul(by_state, b_in_float32, "time step · B")
+    del b_in_float32
     inputs = ops.cast(ops.view(x, (*x.shape, 1)), "float32", "input in float32")
     updates = ops.mul(discrete_b, inputs, "time step · B · input")
     del inputs

@@ -79,7 +79,7 @@ def mamba2_chunk_scan(
     square = (batch, chunks, chunk, chunk, heads)
     scores = _product(c, b, square, "C · B", copies=(layout.by_heads, layout.by_heads))
     weights = ops.mul(scores, ops.view(decay, square), "C · B, decayed")
-    of_chunk = _product(
+    chunk_output = _product(
         weights, x, x.shape, "output in a chunk", copies=(False, layout.of_chunks), back=layout.by_heads
     )
     last = ops.slice_from_end(a_cumsum, (*by_chunks[:3], 1))
@@ -101,8 +101,8 @@ def mamba2_chunk_scan(
     decay_out = _exp(a_cumsum)
     copies = (layout.by_heads, layout.of_chunks)
     c_states = _product(c, states, x.shape, "C · states", copies=copies, back=layout.by_heads)
-    off = ops.mul(c_states, ops.view(decay_out, (batch, chunks, chunk, heads, 1)), "output from states")
-    output = ops.add(of_chunk, off, "output")
+    state_output = ops.mul(c_states, ops.view(decay_out, (batch, chunks, chunk, heads, 1)), "output from states")
+    output = ops.add(chunk_output, state_output, "output")
     if several:
         output = ops.contiguous(output, "output, contiguous")
     output = ops.add(ops.view(output, padded), d_residual, "output + D · input")

@@ -183,10 +183,10 @@ class Chunks(NamedTuple):
         start = 0
         while start < len(lengths):
             periods = (1, _row(lengths, start), len(self.of_image))
-            found = {period: _repeat_count(lengths, start, period) for period in periods}
-            period = max(found, key=lambda length: length * max(0, found[length] - INTERPRETED))
-            yield lengths[start : start + period], found[period]
-            start += period * found[period]
+            repeat_counts = {period: _repeat_count(lengths, start, period) for period in periods}
+            period = max(repeat_counts, key=lambda length: length * max(0, repeat_counts[length] - INTERPRETED))
+            yield lengths[start : start + period], repeat_counts[period]
+            start += period * repeat_counts[period]
 
 
 def _row(lengths: Sequence[int], start: int) -> int:
@@ -248,11 +248,11 @@ def _attended(
 
 def _begun(loops: Sequence[tuple[Loop, Sequence[int]]], queries: Sequence[Tensor]) -> Iterator[Tensor]:
     """Yield the queries of each chunk, and begin an iteration of its loop with the first of them."""
-    left = iter(queries)
+    remaining = iter(queries)
     for loop, lengths in loops:
         for _ in range(loop.interpreted):
-            yield loop.begin(next(left))
-            yield from islice(left, len(lengths) - 1)
+            yield loop.begin(next(remaining))
+            yield from islice(remaining, len(lengths) - 1)
 
 
 def _rotated(query: Tensor, key: Tensor, tables: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -253,7 +253,7 @@ class Evaluation:
             self._for_batch(count, given),
             loop,
             logits=again,
-            found=None if is_first or generates else self._left_gathered,
+            gathered=None if is_first or generates else self._left_gathered,
             follows_generation=generates,
         )
 

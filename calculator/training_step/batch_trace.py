@@ -107,9 +107,9 @@ def _program(events: Events, empty: set[int]) -> Program:
         [event for event in passed if max(event, ~event) not in empty] if empty else [*passed]
         for passed in (events.forward, events.backward)
     )
-    taken = [row for row in forward if row >= 0 and events.rows[row][3] == "gradients"]
-    if taken:
-        forward = [*filterfalse({*taken}.__contains__, forward)]
+    gradient_rows = [row for row in forward if row >= 0 and events.rows[row][3] == "gradients"]
+    if gradient_rows:
+        forward = [*filterfalse({*gradient_rows}.__contains__, forward)]
     return Program(
         names=[row[0] for row in events.rows],
         passes=(forward, backward),
@@ -117,5 +117,5 @@ def _program(events: Events, empty: set[int]) -> Program:
         gradients=[row for row in events.gradients if row not in empty],
         left=[row for row in events.left if row not in empty],
         streams=events.streams,
-        taken=taken,
+        taken=gradient_rows,
     )

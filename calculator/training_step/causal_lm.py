@@ -109,9 +109,9 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     context.release()
     context.tape.component = "logits_and_loss"
     loss, outputs = trainer.head(context)(context, hidden_states)
-    loss, of_routers = add_router_loss(context, loss)
-    outputs += [*of_routers, *(context.router_logits or [])]
-    del of_routers
+    loss, router_outputs = add_router_loss(context, loss)
+    outputs += [*router_outputs, *(context.router_logits or [])]
+    del router_outputs
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
         context.skipped_layer.note_cache([*context.cache.kept, context.cache.windows])

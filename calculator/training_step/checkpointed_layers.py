@@ -210,9 +210,9 @@ class EqualLayers:
     def _end(self, _: Node, grad: Tensor) -> tuple[Tensor]:
         """Record the backward pass, unless it frees or leaves a tensor that a known one may not."""
         tape, received, (row, at, *others) = grad.tape, self._received, self._start
-        events, of_input = tape.events[at:], _gradient(grad)
-        of_leaves = [None if leaf.grad is None else _gradient(leaf.grad) for leaf in self._trained]
-        every = [gradient for gradient in (received, of_input, *of_leaves) if gradient is not None]
+        events, input_grad = tape.events[at:], _gradient(grad)
+        leaf_grads = [None if leaf.grad is None else _gradient(leaf.grad) for leaf in self._trained]
+        every = [gradient for gradient in (received, input_grad, *leaf_grads) if gradient is not None]
         # In order, these are the frees of its own rows, those of earlier rows, and the allocations.
         ordered = sorted(events)
         own, earlier = bisect_left(ordered, -row), bisect_left(ordered, 0)
@@ -226,7 +226,7 @@ class EqualLayers:
         )
         if is_closed and [len(tape.marks), len(tape.loops)] == others:
             self._backward = _Backward(
-                row, tape.rows[row:], events, self._input_row, received, frees, of_input, of_leaves
+                row, tape.rows[row:], events, self._input_row, received, frees, input_grad, leaf_grads
             )
         return (grad,)
 

@@ -40,10 +40,10 @@ def ddp_buckets(prepared: PreparedModel, tensors: Sequence[ResidentTensor], run:
     every = [*parameters_by_part(prepared.model, tensors)]
     distinct = {id(own): own for _, own in every}
     names = {key: [tensor.name for tensor in own] for key, own in distinct.items()}
-    of_part = {key: [sizes[id(tensor)] for tensor in own] for key, own in distinct.items()}
+    part_sizes = {key: [sizes[id(tensor)] for tensor in own] for key, own in distinct.items()}
     for layer, own in every:
         keys = zip(names[id(own)], repeat(layer), strict=False)
-        parameters.update(zip(keys, of_part[id(own)], strict=True))
+        parameters.update(zip(keys, part_sizes[id(own)], strict=True))
 
     def ready() -> list[Bucket]:
         order = dict.fromkeys(filter(parameters.__contains__, _ready(prepared, run)))
@@ -66,11 +66,11 @@ def _ready(prepared: PreparedModel, run: Run | None) -> list[_Key]:
 
 def _in_order(tape: Tape, layers: Repetition) -> list[_Key]:
     """Return the parameters whose gradients a tape marks, including those of layers that are not interpreted."""
-    found = {at: [parameter_of(label) for label in labels] for at, labels in _by_position(tape).items()}
-    in_layers = {at: [name for name, own in marks if own is None and "*" in name] for at, marks in found.items()}
+    by_position = {at: [parameter_of(label) for label in labels] for at, labels in _by_position(tape).items()}
+    in_layers = {at: [name for name, own in marks if own is None and "*" in name] for at, marks in by_position.items()}
     order: list[_Key] = []
     for at, layer in _backward_places(layers):
-        marks, names = found.get(at, ()), in_layers.get(at, ())
+        marks, names = by_position.get(at, ()), in_layers.get(at, ())
         if len(names) == len(marks):
             order.extend(zip(names, repeat(layer), strict=False))
         else:
@@ -84,14 +84,14 @@ def _by_position(tape: Tape) -> dict[int, list[str]]:
     Code after the layers has the position after the last one. Code before them has position -1.
     """
     start = next(at for at, label in tape.marks if label == "backward")
-    found: dict[int, list[str]] = {}
+    labels_by_position: dict[int, list[str]] = {}
     names: list[str] = []
     for at, label in tape.marks:
         if at >= start and label.startswith(GRADIENT_OF):
             names.append(label)
         elif at >= start and label.startswith("layer ") and label.endswith(" backward"):
-            found[int(label.split()[1])], names = names, []
-    return {**found, min(found, default=0) - 1: names}
+            labels_by_position[int(label.split()[1])], names = names, []
+    return {**labels_by_position, min(labels_by_position, default=0) - 1: names}
 
 
 def _backward_places(layers: Repetition) -> Iterator[tuple[int, int | None]]:

@@ -154,24 +154,24 @@ class TrainedPass(NamedTuple):
         Bytes that are alive before the pass do not count. `references` has the reference that each pass runs, or None
         for the trained model.
         """
-        found: dict[str | None, int | None] = {}
-        of_model: dict[bool, int | None] = {}
+        peaks: dict[str | None, int | None] = {}
+        peak_by_model: dict[bool, int | None] = {}
         for compared in references:
             is_base = compared == "without adapters"
             if compared == "model" and layer.trains:
-                found[compared] = None
+                peaks[compared] = None
                 continue
-            if is_base not in of_model:
-                of_model[is_base] = self._pass_peak(layer, is_base=is_base)
-            found[compared] = of_model[is_base]
-        return found
+            if is_base not in peak_by_model:
+                peak_by_model[is_base] = self._pass_peak(layer, is_base=is_base)
+            peaks[compared] = peak_by_model[is_base]
+        return peaks
 
     def _pass_peak(self, layer: DerivedLayer, *, is_base: bool) -> int | None:
         """Return the peak of a pass of the trained model, without adapters if `is_base`."""
-        both = self._base_changes() if is_base else (self.sizes, self.sizes)
-        if both is None:
+        bytes_of_rows = self._base_changes() if is_base else (self.sizes, self.sizes)
+        if bytes_of_rows is None:
             return None
-        allocated, freed = both
+        allocated, freed = bytes_of_rows
         changes = [*allocated, *map(neg, reversed(freed))]
         alive = [*accumulate(map(changes.__getitem__, self.events), initial=0)]
         most = max(alive[self.first : self.last + 1]) + (self.more if layer.keeps_input else 0)
@@ -185,12 +185,12 @@ class TrainedPass(NamedTuple):
         if self.added is None:
             return None
         allocated, freed = [*self.sizes], [*self.sizes]
-        for first, stop, output, of_base in self.added:
+        for first, stop, output, base_output in self.added:
             allocated[first:stop] = freed[first:stop] = [0] * (stop - first)
             if first <= output < stop:
-                if of_base is None or self.sizes[of_base] != self.sizes[output]:
+                if base_output is None or self.sizes[base_output] != self.sizes[output]:
                     return None
-                freed[output], freed[of_base] = self.sizes[output], 0
+                freed[output], freed[base_output] = self.sizes[output], 0
         return allocated, freed
 
 

@@ -144,8 +144,8 @@ class _Decoder(NamedTuple):
         """
         before = _sizes(self.before, values, tokens, positions)
         sizes = dict(zip(self.formulas, _sizes(self.formulas.values(), values, tokens, positions), strict=True))
-        both = sizes | {~number: -size for number, size in sizes.items()}
-        moments = [*accumulate(map(both.__getitem__, self.events), initial=sum(before[: self.alive]))]
+        signed_sizes = sizes | {~number: -size for number, size in sizes.items()}
+        moments = [*accumulate(map(signed_sizes.__getitem__, self.events), initial=sum(before[: self.alive]))]
         return _Alive(
             before=sum(before),
             until_cached=max(moments[: self.cached + 1]),
@@ -246,25 +246,25 @@ class _Rows:
         """
         kinds, traced, (batch, length) = self._run.copies.kinds, self._run.storages.traced, self._batch
         size_of = kinds.size_of
-        found: dict[int, Formula] = {}
+        formulas: dict[int, Formula] = {}
         for kind in {*kinds.of_row[rows.start : rows.stop]}:
             _, shape, dtype, _, _ = traced(kind)
             number = size_of[kind]
-            known = found.get(number, _NOTHING)
+            known = formulas.get(number, _NOTHING)
             if known[0] and len(shape) == 3 and shape[0] is batch and shape[1] is length is not shape[2]:
                 continue
             formula = self._formula(shape, dtype)
-            if formula is None or found.setdefault(number, formula) != formula:
+            if formula is None or formulas.setdefault(number, formula) != formula:
                 return None
-        return found
+        return formulas
 
     def count_head_tensors(self, rows: range) -> int:
         """Return the number of tensors of heads among rows.
 
         One is the output of attention. If there are others, they may have all tokens that are attended to.
         """
-        of_row, traced = self._run.copies.kinds.of_row, self._run.storages.traced
-        return sum([len(traced(of_row[row])[1]) > 3 for row in rows])
+        kind_of_row, traced = self._run.copies.kinds.of_row, self._run.storages.traced
+        return sum([len(traced(kind_of_row[row])[1]) > 3 for row in rows])
 
     def _formula(self, shape: Shape, dtype: DType) -> Formula | None:
         """Return the formula of a shape, or None if it is not known."""
@@ -275,20 +275,20 @@ class _Rows:
 
 
 def _formula(shape: Shape, itemsize: int, sizes: set[int]) -> Formula | None:
-    of_length, size, indices = 0, itemsize, tuple[int, ...]()
+    length_dims, size, indices = 0, itemsize, tuple[int, ...]()
     for dim in shape[1:]:
         if _is_named(dim, _LENGTH):
-            of_length += 1
+            length_dims += 1
         elif isinstance(dim, SymInt):
             indices += (dim.index,)
         else:
             size *= +dim
     first = shape[0] if shape else 1
-    if of_length == 1 and _is_named(first, _ROWS):
+    if length_dims == 1 and _is_named(first, _ROWS):
         return size, 0, 0, indices
-    if of_length == 1 and first.__class__ is not SymInt and first == 1:
+    if length_dims == 1 and first.__class__ is not SymInt and first == 1:
         return 0, size, 0, indices
-    if of_length or indices or first.__class__ is SymInt or not sizes.isdisjoint(shape):
+    if length_dims or indices or first.__class__ is SymInt or not sizes.isdisjoint(shape):
         return None
     return 0, 0, rounded(size * +first), ()
 
@@ -313,16 +313,16 @@ class _Passes:
         """Return the passes that generate a number of tokens, or None if a layer does not have the peak of each."""
         decoder, prompt, last = self._decoder, self._prompt, self._prompt + completion - 2
         given = self._rows if self._forward.takes_positions else 1
-        of_prompts, of_token = (
+        prompt_sizes, token_sizes = (
             decoder.alive_in(self._values, self._rows * tokens, given * tokens) for tokens in (prompt, 1)
         )
-        first, second = self._peak(of_prompts, prompt, 0), self._peak(of_token, 1, prompt)
-        third = self._peak(of_token, 1, last)
+        first, second = self._peak(prompt_sizes, prompt, 0), self._peak(token_sizes, 1, prompt)
+        third = self._peak(token_sizes, 1, last)
         if first is None or second is None or third is None:
             return None
         others = self._loop_bytes(1, last) + self._choice_bytes(last + 1) + 2 * self._layers * sum(self._pair(last + 1))
-        others += of_prompts.before + of_prompts.input
-        allocated = sum([of_prompts.sizes[number] * count for number, count in decoder.peak_counts().items()])
+        others += prompt_sizes.before + prompt_sizes.input
+        allocated = sum([prompt_sizes.sizes[number] * count for number, count in decoder.peak_counts().items()])
         sizes = len(decoder.formulas) + len(decoder.before) + _OTHER_SIZES
         return DerivedRollout((first, second, third), sizes, allocated + others)
 
@@ -347,22 +347,22 @@ class _Passes:
 
     def _loop_bytes(self, tokens: int, past: int) -> int:
         """Return the live bytes of the loop of `generate` while layers run (see `next_token.Sampling`)."""
-        prompts, inputs, of_one = map(self._token_bytes, (self._prompt, tokens, 1))
+        prompts, inputs, one_token = map(self._token_bytes, (self._prompt, tokens, 1))
         positions = self._forward.positions_of_token if self._forward.takes_positions else 0
-        size = 2 * prompts + ALLOCATION_ROUNDING * len(self._forward.special_tokens) + of_one + inputs
+        size = 2 * prompts + ALLOCATION_ROUNDING * len(self._forward.special_tokens) + one_token + inputs
         if positions:
             size += self._token_bytes(self._prompt * positions)
         if not past:
             return size
-        size += self._token_bytes(past + 1) + of_one + 2 * self._of_scores
+        size += self._token_bytes(past + 1) + one_token + 2 * self._of_scores
         if positions:
             size += self._token_bytes((past + 1) * positions) + self._token_bytes(tokens * positions)
         return size
 
     def _choice_bytes(self, tokens: int) -> int:
         """Return an upper bound on the bytes that the head and the sampling of a token add."""
-        of_tokens = self._token_bytes((tokens + 1) * self._forward.positions_of_token)
-        return _OF_SCORES * self._of_scores + _OF_TOKENS * of_tokens + _SMALL * ALLOCATION_ROUNDING
+        ids_bytes = self._token_bytes((tokens + 1) * self._forward.positions_of_token)
+        return _OF_SCORES * self._of_scores + _OF_TOKENS * ids_bytes + _SMALL * ALLOCATION_ROUNDING
 
     def _token_bytes(self, count: int) -> int:
         """Return the bytes of an int64 tensor with `count` numbers for each sequence."""

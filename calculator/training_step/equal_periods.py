@@ -46,25 +46,27 @@ class EqualPeriods(Periods):
         outer = _pairs_of_others(second, third, partners)
         if outer is None:
             return None
-        of_third = {other: row for row, other in partners.items()}
-        of_first = {other: row for row, other in outer if other in partners}
-        of_code = {of_third[row]: other for row, other in outer if row in of_third}
-        partners.update((row, other) for row, other in outer if row not in of_third and other not in of_first)
+        row_of_partner = {other: row for row, other in partners.items()}
+        first_partners = {other: row for row, other in outer if other in partners}
+        code_partners = {row_of_partner[row]: other for row, other in outer if row in row_of_partner}
+        partners.update(
+            (row, other) for row, other in outer if row not in row_of_partner and other not in first_partners
+        )
         inner = passing(passes[0])
         own = [row for row in partners if row not in inner]
         outside = self._events_outside()
         around = {*chain.from_iterable(outside)}
-        if not all(_end_alike(row, partners[row], around, of_first, of_code) for row in own):
+        if not all(_end_alike(row, partners[row], around, first_partners, code_partners) for row in own):
             return None
-        shared = {row: partners[row] for row in own if row not in of_code and (row in around or ~row in around)}
+        shared = {row: partners[row] for row in own if row not in code_partners and (row in around or ~row in around)}
         if shared and not all(_adjoin(events, shared) for events in outside):
             return None
         kinds, others = ([rows[row] for row in members] for members in zip(*partners.items(), *outer, strict=True))
         if kinds != others:
             return None
-        self.freed_by_first = of_code
-        found = [[of_first.get(row, NONE) for row in own], own, [partners[row] for row in own]]
-        return [*found, [of_code.get(row, NONE) for row in own]]
+        self.freed_by_first = code_partners
+        members = [[first_partners.get(row, NONE) for row in own], own, [partners[row] for row in own]]
+        return [*members, [code_partners.get(row, NONE) for row in own]]
 
     def _multiplies_first(self, rows: Sequence[Allocation]) -> bool:
         """Return whether the last period has the first matrix product of the backward pass, but not as its first event.
@@ -124,15 +126,17 @@ def _pairs_of_others(
     return pairs
 
 
-def _end_alike(row: int, other: int, around: set[int], of_first: dict[int, int], of_code: dict[int, int]) -> bool:
+def _end_alike(
+    row: int, other: int, around: set[int], first_partners: dict[int, int], code_partners: dict[int, int]
+) -> bool:
     """Return whether the code around the periods frees a row of the second period as it frees the third one's partner.
 
     `around` are its events. It only frees the partner of a row that the third period frees, and only frees a row whose
     partner the second period frees.
     """
-    if row in of_first:
-        return ~other in around and row not in of_code
-    return ~row in around if row in of_code else (~row in around) == (~other in around)
+    if row in first_partners:
+        return ~other in around and row not in code_partners
+    return ~row in around if row in code_partners else (~row in around) == (~other in around)
 
 
 def _adjoin(events: Sequence[int], partners: dict[int, int]) -> bool:

@@ -65,19 +65,19 @@ def evaluation_pass(
     loop: Loop | None = None,
     *,
     logits: bool = False,
-    found: frozenset[str] | None = None,
+    gathered: frozenset[str] | None = None,
     follows_generation: bool = False,
     method: MethodHooks | None = None,
 ) -> EvaluationPass:
     """Run a batch through the trainer's forward pass, or through the forward pass of a loop.
 
     Every layer is interpreted. With `logits`, the model computes the logits of the batch in a second pass after the
-    loss. `found`: the units that the previous batch left gathered. None for the first batch. `follows_generation`:
+    loss. `gathered`: the units that the previous batch left gathered. None for the first batch. `follows_generation`:
     whether `generate` ran before. `method` replaces what the model's method does in the forward pass.
     """
     tape = Tape(trains=False)
     tape.grad_enabled = False
-    hooks = evaluation_hooks(prepared, found, follows_generation=follows_generation)
+    hooks = evaluation_hooks(prepared, gathered, follows_generation=follows_generation)
     context = Context(prepared, forward_for(prepared.model, prepared.training), hooks=hooks, tape=tape)
     context.method = method or context.method
     context.unrolls, count = True, len(context.layers)

@@ -71,12 +71,12 @@ def counts(copies: Copies, equal: EqualSizes) -> list[tuple[int, int]]:
 
 def _counted(copies: Copies, equal: EqualSizes) -> Iterator[tuple[int, int]]:
     layers, events = copies.windows[1].copies, copies.kinds.size_events
-    of_layer, kept = merge_equal_sizes(copies.sizes[0], equal), merge_equal_sizes(copies.sizes[2], equal)
+    layer_sizes, kept = merge_equal_sizes(copies.sizes[0], equal), merge_equal_sizes(copies.sizes[2], equal)
     gradients: dict[int, int] = {}
     alive: dict[int, int] = {}
     for size, count in merge_equal_sizes(copies.sizes_left, equal).items():
         gradients[size] = (layers + 1) * count
-        if gradients[size] > kept.get(size, 0) + layers * of_layer.get(size, 0):
+        if gradients[size] > kept.get(size, 0) + layers * layer_sizes.get(size, 0):
             alive[size] = 0
     most = dict.fromkeys(alive, -len(events))
     start, numbers = copies.windows[1].start, [number for number, size in enumerate(equal) if size in alive]

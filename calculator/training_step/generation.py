@@ -162,8 +162,8 @@ class Generation:
         entries = entries_by_layer(context.layers, prefilled.kept)
         context.cache.before = [
             entry
-            for layer, of_layer in zip(context.layers, entries, strict=True)
-            for entry in cached_before(context, layer, of_layer, first=first)
+            for layer, layer_entries in zip(context.layers, entries, strict=True)
+            for entry in cached_before(context, layer, layer_entries, first=first)
         ]
         loop = self._loop_tensors(context)
         return _run(context, [context.tape.new((context.batch, 1), "int64", "input_ids")], loop)

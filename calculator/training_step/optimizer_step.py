@@ -153,12 +153,12 @@ def clipping(
     # On shards the total norm is computed later. The norm that the trainer keeps from the previous step counts as one.
     norms = count - (keeps_norm and vectors > 1)
     norm = new_tensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=norms)
-    of_parameters = (norm,) if norms else ()
+    norms_at_end = (norm,) if norms else ()
     stacked = new_tensor(
         name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace", count=vectors
     )
     totals = () if keeps_norm else (_scalar("total norm", dtype),)
-    while_stacked = (*of_parameters, stacked, *totals) if vectors == 1 else (*of_parameters, stacked)
+    while_stacked = (*norms_at_end, stacked, *totals) if vectors == 1 else (*norms_at_end, stacked)
     if norms > len(factor):
         return while_stacked  # a scalar takes as much memory as another
     return max(while_stacked, (*totals, *(_scalar(name, dtype) for name in factor)), key=total_bytes)

@@ -26,8 +26,8 @@ def with_targets(
         return optimizer
     if optimizer.projects:
         trained = {tensor.name for tensor in tensors if tensor.trained}
-        found = with_projection(optimizer, model, training)
-        return replace(found, targets=found.targets & trained)
+        projecting = with_projection(optimizer, model, training)
+        return replace(projecting, targets=projecting.targets & trained)
     return replace(optimizer, targets=frozenset(_hidden_matrices(model, tensors)))
 
 

@@ -36,14 +36,14 @@ def states(
     overrides = trainer.embeddings_in_32_bits and not (optimizer.projects or optimizer.is_like_parameters)
     overrides = overrides and not method.steps_copies and "embeddings_in_8_bits" not in prepared.older
     in_32_bits = embeddings(prepared.model, tensors) if overrides else ()
-    of_groups = _group_tensors(optimizer) if trainer.moves_states else ()
+    group_tensors = _group_tensors(optimizer) if trainer.moves_states else ()
     if optimizer.early and trainer.moves_states and not optimizer.in_backward:
         optimizer = replace(optimizer, step_on_device=True)
     statistics = method.statistics(tensors, prepared.training)
-    apart = further_code_books(tensors, optimizer) if updates_in_backward(prepared.training) else ()
+    code_books = further_code_books(tensors, optimizer) if updates_in_backward(prepared.training) else ()
     optimized = method.optimized(tensors, prepared.model)
-    of_optimizer = shared_states if method.drops_states else optimizer_states
-    return (*of_optimizer(optimized, optimizer, in_32_bits), *apart, *of_groups, *statistics)
+    states_of = shared_states if method.drops_states else optimizer_states
+    return (*states_of(optimized, optimizer, in_32_bits), *code_books, *group_tensors, *statistics)
 
 
 def _group_tensors(optimizer: Optimizer) -> Iterator[ResidentTensor]:
@@ -65,9 +65,9 @@ def step_temporaries(
     trainer = prepared.trainer.facts
     trained = _in_order(prepared, tensors) if optimizer.name in LOOPS else with_gradient(tensors)
     separates = training.loraplus_lr_ratio is not None
-    of_groups = loraplus.groups(model, trained) if separates else groups(trainer, model, trained, prepared.older)
+    parameter_groups = loraplus.groups(model, trained) if separates else groups(trainer, model, trained, prepared.older)
     if optimizer.projects:
-        of_groups = [tuple(trained)]  # a projecting optimizer forms its own groups
+        parameter_groups = [tuple(trained)]  # a projecting optimizer forms its own groups
     keeps_norm = trainer.keeps_norm and "norm_of_the_step_before" not in prepared.older
     clips = (trainer.keeps_norm and "norms_only_to_clip" not in prepared.older) or bool(training.max_grad_norm)
     if method.steps_copies:
@@ -80,8 +80,8 @@ def step_temporaries(
             drops_states=method.drops_states,
             kernels=prepared.kernels,
         )
-    of_step = temporaries(
-        of_groups,
+    step_tensors = temporaries(
+        parameter_groups,
         optimizer,
         clips=clips,
         keeps_norm=keeps_norm,
@@ -91,7 +91,7 @@ def step_temporaries(
         kernels=prepared.kernels,
     )
     after = method.after_step(tensors, training)
-    return max(of_step, after, key=total_bytes) if after else of_step
+    return max(step_tensors, after, key=total_bytes) if after else step_tensors
 
 
 def _in_order(prepared: PreparedModel, tensors: Sequence[ResidentTensor]) -> list[ResidentTensor]:

@@ -30,14 +30,14 @@ def peaks(run: Run, recording: Recording, left: SkippedRecord, *, each_is_needed
     pass_peaks: Mapping[str | None, int | None] = {}
     if DIFFERS not in marks:
         pass_peaks = left.pass_peaks or _pass_peaks(run, recording, left, left.layer)
-    found: list[tuple[int, int]] = []
+    peaks_by_event: list[tuple[int, int]] = []
     for prefix, compared in left.passes:
         at, size = marks[f"{prefix}{SKIPPED}"], pass_peaks.get(compared)
         if size is not None:
-            found.append((at, recording.curve.before(at) + size))
+            peaks_by_event.append((at, recording.curve.before(at) + size))
         elif each_is_needed or (at < marks[TRAINED] and not skipped_passes.is_determined(recording)):
             return None
-    return tuple(found)
+    return tuple(peaks_by_event)
 
 
 def _pass_peaks(

@@ -90,11 +90,11 @@ def _rows_of_kinds(own: list[int], like: list[int], rows: Sequence[Allocation]) 
 
 def passing(passes: Iterable[list[int]]) -> set[int]:
     """Return the events of the rows that a pass both allocates and frees."""
-    found = set[int]()
+    events_inside = set[int]()
     for events in passes:
         own = set(events)
-        found |= own.intersection(map(invert, own))
-    return found
+        events_inside |= own.intersection(map(invert, own))
+    return events_inside
 
 
 class Periods:
@@ -183,7 +183,7 @@ class Periods:
         ]
         if len({*map(len, every)}) > 1:
             return None
-        inside = passing(events for both in passes for events in both)
+        inside = passing(events for pass_events in passes for events in pass_events)
         lasts = [not inside.issuperset(same) for same in zip(*every, strict=True)]
         return [[*compress(own, lasts)] for own in every]
 
@@ -229,9 +229,9 @@ class Periods:
             events = [event for event in events if event not in self.skipped]
         if before is None and self.middle.isdisjoint(events):
             return [*self._shifted(events, self.base + 2 * self.stride, self.more)]
-        for of_middle, group in groupby(events, self.middle.__contains__):
+        for is_middle, group in groupby(events, self.middle.__contains__):
             rows = list(group)
-            if not of_middle:
+            if not is_middle:
                 unrolled += self._shifted(rows, self.base + 2 * self.stride, self.more)
                 continue
             (after_last,) = self._shifted(rows[:1], self.base, self.more + 1)

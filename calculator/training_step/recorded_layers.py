@@ -284,9 +284,9 @@ def _take_pairs(cache: Cache, pairs: int) -> Sequence[int]:
 
     Their frees are recorded with the layer's events.
     """
-    taken, cache.before = cache.before[:pairs], cache.before[pairs:]
-    rows = [row for pair in taken for row in _rows(pair)]
-    for tensor in [tensor for pair in taken for tensor in pair]:
+    own_pairs, cache.before = cache.before[:pairs], cache.before[pairs:]
+    rows = [row for pair in own_pairs for row in _rows(pair)]
+    for tensor in [tensor for pair in own_pairs for tensor in pair]:
         if tensor is not None and tensor.storage is not None:
             tensor.storage.events = []
     return rows

@@ -34,20 +34,20 @@ def bounds(step: TrainingStep, counts: Mapping[int, int]) -> dict[int, int]:
 
     `counts` has the peak number of storages of each size in bytes. Sizes with lower bounds are left out.
     """
-    found: dict[int, int] = {}
+    bound_by_size: dict[int, int] = {}
     for run, places, carried in _runs(step):
-        found = maximum(found, _bounds(run, places, counts, carried))
-    return found
+        bound_by_size = maximum(bound_by_size, _bounds(run, places, counts, carried))
+    return bound_by_size
 
 
 def counts(step: TrainingStep) -> dict[int, int]:
     """Return the peak number of storages of each size in such passes of a step."""
-    prepared, found = step.resident.prepared, dict[int, int]()
+    prepared, count_by_size = step.resident.prepared, dict[int, int]()
     for run, places, carried in _runs(step):
         own = _own(prepared if run is step.run else prepared.first_micro_batch)
         alive = Counter(_alive(run, places, carried))
-        found = maximum(found, Counter(own) + alive)
-    return found
+        count_by_size = maximum(count_by_size, Counter(own) + alive)
+    return count_by_size
 
 
 def maximum(counts: Mapping[int, int], others: Mapping[int, int]) -> dict[int, int]:
@@ -105,27 +105,27 @@ def _alive(run: Run, places: Sequence[int], carried: Mapping[int, int]) -> dict[
             size = max(event, ~event)
             alive[size] = alive.get(size, 0) + (1 if event >= 0 else -1)
         largest = maximum(largest, alive)
-    found = _by_bytes(sizes, largest)
+    count_by_bytes = _by_bytes(sizes, largest)
     for size, count in carried.items():
-        found[size] = found.get(size, 0) + count
-    return found
+        count_by_bytes[size] = count_by_bytes.get(size, 0) + count
+    return count_by_bytes
 
 
 def _by_bytes(sizes: Sequence[int], counts: Mapping[int, int]) -> dict[int, int]:
     """Return the counts of sizes in bytes, from those of their numbers. Several numbers may have equal bytes."""
-    found: dict[int, int] = {}
+    count_by_bytes: dict[int, int] = {}
     for size, count in counts.items():
-        found[sizes[size]] = found.get(sizes[size], 0) + count
-    return found
+        count_by_bytes[sizes[size]] = count_by_bytes.get(sizes[size], 0) + count
+    return count_by_bytes
 
 
 def _allocated_by_base(run: Run, start: int, end: int) -> dict[int, int]:
     """Return the number of storages of each size that the base model allocates between two positions."""
-    size_of, of_row = run.copies.kinds.size_of, run.copies.kinds.of_row
+    size_of, kind_of_row = run.copies.kinds.size_of, run.copies.kinds.of_row
     rows = run.copies.lifetimes.allocated(start, end)
-    found = Counter(map(size_of.__getitem__, of_row[rows.start : rows.stop]))
-    of_adapters = Counter(map(size_of.__getitem__, map(of_row.__getitem__, _adapter_rows(run))))
-    return {size: found[size] - of_adapters[size] for size in {**found, **of_adapters}}
+    allocated = Counter(map(size_of.__getitem__, kind_of_row[rows.start : rows.stop]))
+    adapter_counts = Counter(map(size_of.__getitem__, map(kind_of_row.__getitem__, _adapter_rows(run))))
+    return {size: allocated[size] - adapter_counts[size] for size in {**allocated, **adapter_counts}}
 
 
 def _adapter_rows(run: Run) -> list[int]:

@@ -74,9 +74,9 @@ def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> li
         if after.stays:
             added, rest = _with_rows_that_stay(tape, in_copy, other, after.stays, layers.repeats, rest)
         else:
-            both = [*in_copy, *map(other.get, in_copy, in_copy)]
-            repeated.append(Repeated(start, start + len(both), (layers.repeats + 1) // 2))
-            added = [*both[len(in_copy) :], *(() if layers.repeats % 2 else in_copy)]
+            pair_events = [*in_copy, *map(other.get, in_copy, in_copy)]
+            repeated.append(Repeated(start, start + len(pair_events), (layers.repeats + 1) // 2))
+            added = [*pair_events[len(in_copy) :], *(() if layers.repeats % 2 else in_copy)]
         tape.events[end:] = [*added, *rest]
         tape.marks = [
             (at + len(added) + layers.repeats * bisect_left(freed_at, at) if at >= end else at, label)
@@ -92,10 +92,14 @@ def _remaining_rows(
     rows = [_not_freed(period) for period in (first, second)]
     kinds = [[tape.rows[row] for row in own] for own in rows]
     own = {*second}
-    found = {~event for event in own.difference(map(invert, own)) if event < 0}
-    if kinds[0] != kinds[1] or not found.issubset(rows[0]) or not _has_all(rest, {~row for row in rows[1]}):
+    freed_elsewhere_rows = {~event for event in own.difference(map(invert, own)) if event < 0}
+    if (
+        kinds[0] != kinds[1]
+        or not freed_elsewhere_rows.issubset(rows[0])
+        or not _has_all(rest, {~row for row in rows[1]})
+    ):
         return None
-    passed_on = [row in found for row in rows[0]]
+    passed_on = [row in freed_elsewhere_rows for row in rows[0]]
     before, after = (
         _Left(
             [row for row, is_passed_on in zip(own, passed_on, strict=True) if is_passed_on],

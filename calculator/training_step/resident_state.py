@@ -136,8 +136,8 @@ class ResidentState:
 
     @cached_property
     def _in_step(self) -> TensorGroup:
-        of_step = TensorGroup(self._step_groups)
-        return TensorGroup.joined((*self._always, *of_step), self._always, of_step)
+        step_tensors = TensorGroup(self._step_groups)
+        return TensorGroup.joined((*self._always, *step_tensors), self._always, step_tensors)
 
     @property
     def _step_groups(self) -> tuple[ResidentTensors, ...]:
@@ -248,9 +248,9 @@ class ResidentState:
         if self.prepared.device.sharding not in ("zero1", "zero2"):
             return None
         trained = [tensor for tensor in self.tensors if tensor.trained]
-        of_groups = groups(self.trainer, self.prepared.model, trained, self.prepared.older)
+        parameter_groups = groups(self.trainer, self.prepared.model, trained, self.prepared.older)
         kind = OffloadedState if offloads_optimizer(self.prepared.training.zero) else FlatState
-        return kind(self.prepared, self.tensors, of_groups, self.optimizer)
+        return kind(self.prepared, self.tensors, parameter_groups, self.optimizer)
 
     @cached_property
     def partitioned(self) -> PartitionedState | None:
@@ -258,8 +258,8 @@ class ResidentState:
         if self.prepared.device.sharding != "zero3":
             return None
         trained = [tensor for tensor in self.tensors if tensor.trained]
-        of_groups = groups(self.trainer, self.prepared.model, trained, self.prepared.older)
-        return PartitionedState(self.prepared, self.tensors, of_groups, self.optimizer)
+        parameter_groups = groups(self.trainer, self.prepared.model, trained, self.prepared.older)
+        return PartitionedState(self.prepared, self.tensors, parameter_groups, self.optimizer)
 
     @cached_property
     def loop_tensors(self) -> tuple[ResidentTensor, ...]:
@@ -331,12 +331,12 @@ class ResidentState:
         device = self.prepared.device
         if device.sharding == "none":
             return None
-        found = self.shards.collectives() or None
+        collectives = self.shards.collectives() or None
         if self.flat is not None:
-            found = self.flat.communication
+            collectives = self.flat.communication
         elif self.buckets is not None:
-            found = ddp_collectives(self.buckets, device.count)
-        return between_nodes(found, device.nodes)
+            collectives = ddp_collectives(self.buckets, device.count)
+        return between_nodes(collectives, device.nodes)
 
     @property
     def sharding_tensors(self) -> tuple[ResidentTensor, ...]:

@@ -244,12 +244,12 @@ class Rollout:
 
     def _unless_periods_differ(self, run: Callable[[], RolloutPass | None]) -> RolloutPass:
         """Return a pass, in which the first period of layers is interpreted if the second one differs from it."""
-        found = run()
-        if found is None:
+        interpreted = run()
+        if interpreted is None:
             self.skips_first_period = False
-            found = run()
-        assert found is not None
-        return found
+            interpreted = run()
+        assert interpreted is not None
+        return interpreted
 
     def _decode(self, past: Dim, prefilled: RolloutPass, *, first: bool) -> RolloutPass | None:
         shape_env = past.shape_env if isinstance(past, SymInt) else self.shape_env
@@ -326,11 +326,11 @@ class Rollout:
         context.past = seen if self.fills_cache else 0
         with autocast.region(tape, self.wrapped_dtype):
             logits = last_logits(context, ids, forward_of(self.prepared.model))
-        of_images: list[Tensor] = []
+        image_tensors: list[Tensor] = []
         if self.wrapped_dtype is not None:
             tape.scope = "outputs: "
             logits = in_float32(logits)
-            of_images = [*images_in_float32(context)]
+            image_tensors = [*images_in_float32(context)]
             context.drop_outputs()
         context.forward_locals = []
         del ids
@@ -339,7 +339,7 @@ class Rollout:
         choice, context.past = len(tape.events), seen
         loop.choose(context)
         context.drop_outputs()
-        del inputs, logits, of_images
+        del inputs, logits, image_tensors
         if context.first_period_differs:
             return None
         interpretation = _interpretation(tape.copy(), context.repetition)

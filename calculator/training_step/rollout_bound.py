@@ -141,10 +141,10 @@ class PassBlocks:
         model = prepared.model
         self._widths, self._head_dim = widths, model.config["head_dim"]
         self._is_sdpa, self._is_float32 = prepared.training.attention == "sdpa", prepared.hidden_dtype == "float32"
-        of_types = (model.config.get("rotary_dim_by_type") or {}).values()
+        type_widths = (model.config.get("rotary_dim_by_type") or {}).values()
         scores = +max(model.output.out_features, model.output.in_features)
         #: The bytes of what else than storages of the forward pass a token of the pass, any token and a sequence have.
-        self._others = 4 * +max(self._head_dim, *of_types, 0), 8 * forward_of(model).positions_of_token, 4 * scores
+        self._others = 4 * +max(self._head_dim, *type_widths, 0), 8 * forward_of(model).positions_of_token, 4 * scores
         #: The number of small tensors.
         self._small = _SMALL + _OF_WINDOWS * len(model.decoder.layers)
         #: The blocks of the trained forward pass. None until they are read.
@@ -178,9 +178,9 @@ class PassBlocks:
         total = batch.times * sum(map(itemgetter(4), copies.tape.rows[:count]))
         others = sum([size * number for size, number in self._generate_blocks(rows, prompt, batch.length)])
         cached = [(rounded(rows * batch.length * 4 * width), n + 1) for pair, n in self._widths for width in pair]
-        of_cache = sum([size * number for size, number in cached])
+        cache_bytes = sum([size * number for size, number in cached])
         sizes = count + _OTHER_SIZES + 2 * len(cached)
-        return QuickNeed(total + others + of_cache, total + others + 2 * of_cache, sizes)
+        return QuickNeed(total + others + cache_bytes, total + others + 2 * cache_bytes, sizes)
 
     def pass_bound(self, run: Run, batch: Batch, tokens: int, attended: int) -> Need:
         """Return the bound on a pass over `tokens` tokens of each sequence, which attends to `attended` tokens."""
@@ -198,14 +198,21 @@ class PassBlocks:
         """Return an upper bound on every pass. It is higher than those of `pass_bound`, and faster to compute."""
         forward, rows, length = self._read(run, batch), batch.times * batch.rows, batch.length
         total, count = forward.upper_bound(run.storages.sizes, batch.times, (prompt, length, length))
-        of_cache = sum([rounded(rows * length * size) * number for size, number in self._cached])
-        alive = total + sum([size * number for size, number in self._generate_blocks(rows, prompt, length)]) + of_cache
-        return QuickNeed(alive, alive + of_cache, count + _OTHER_SIZES + 2 * len(self._cached))
+        cache_bytes = sum([rounded(rows * length * size) * number for size, number in self._cached])
+        alive = (
+            total + sum([size * number for size, number in self._generate_blocks(rows, prompt, length)]) + cache_bytes
+        )
+        return QuickNeed(alive, alive + cache_bytes, count + _OTHER_SIZES + 2 * len(self._cached))
 
     def _generate_blocks(self, rows: int, tokens: int, attended: int) -> list[Blocks]:
         """Return the blocks of the tensors that only `generate` allocates in a pass, without its cache."""
-        of_position, of_token, of_row = self._others
-        sizes = rows * tokens * of_position, rows * (attended + 1) * of_token, rows * of_row, ALLOCATION_ROUNDING
+        position_bytes, token_bytes, row_bytes = self._others
+        sizes = (
+            rows * tokens * position_bytes,
+            rows * (attended + 1) * token_bytes,
+            rows * row_bytes,
+            ALLOCATION_ROUNDING,
+        )
         return [*zip(map(rounded, sizes), (_OF_POSITIONS, _OF_TOKENS, _OF_SCORES, self._small), strict=True)]
 
     def _cached_with(self, forward: ForwardBlocks) -> list[Blocks]:

@@ -24,21 +24,21 @@ def entries_before(context: Context, entries: Sequence[Entries], *, first: bool)
     The entries of the other layers stay alive. They are like those of the layers that represent them.
     """
     tape, interpreted = context.tape, {*context.repetition.numbers}
-    made: list[list[Tensor | None]] = []
+    cached: list[list[Tensor | None]] = []
     known: dict[tuple[MixerType, int], list[Allocation]] = {}
     for number, (layer, own) in enumerate(zip(context.layers, entries, strict=True)):
         key, row = (layer.kind.attention, id(own)), len(tape.rows)
         if number in interpreted:
-            made += cached_before(context, layer, own, first=first)
+            cached += cached_before(context, layer, own, first=first)
             known[key] = tape.rows[row:]
         else:
             tape.rows += known[key]
             tape.events += range(row, len(tape.rows))
-    return made
+    return cached
 
 
-def entries_of_all(layers: Repetition, of_interpreted: Sequence[Entries]) -> list[Entries]:
+def entries_of_all(layers: Repetition, interpreted_entries: Sequence[Entries]) -> list[Entries]:
     """Return the entries of each layer of the model, from those of the interpreted layers."""
     start, end = layers.start, layers.end
-    repeated = [*of_interpreted[start:end]] * layers.copies
-    return [*of_interpreted[:end], *repeated, *of_interpreted[end:]]
+    repeated = [*interpreted_entries[start:end]] * layers.copies
+    return [*interpreted_entries[:end], *repeated, *interpreted_entries[end:]]

@@ -163,10 +163,10 @@ class RolloutLayout:
             added = sum([(size if values is None else values[size]) * count for size, count in self._copied.gained])
             return len(self.sizes if values is None else values), sum(sizes) + added
         counts = self._blocks.values()
-        of_blocks = [*self._blocks] if values is None else [*map(values.__getitem__, self._blocks)]
+        block_bytes = [*self._blocks] if values is None else [*map(values.__getitem__, self._blocks)]
         if limit is None:
-            return len(of_blocks), sum(map(mul, of_blocks, counts))
-        smaller = [size * count for size, count in zip(of_blocks, counts, strict=True) if size < limit]
+            return len(block_bytes), sum(map(mul, block_bytes, counts))
+        smaller = [size * count for size, count in zip(block_bytes, counts, strict=True) if size < limit]
         return len(smaller), sum(smaller)
 
     def _bound(self, values: Sequence[int] | None) -> dict[int, int]:
@@ -191,10 +191,10 @@ class RolloutLayout:
     def _counted_blocks(self) -> Counter[int]:
         blocks = Counter(self.sizes)
         if len(self.ran.interpretation.repetition.numbers) > 1:
-            of_layers = [Counter(map(self.sizes.__getitem__, rows)) for rows in self._freed_by_layers()]
-            for freed in of_layers:
+            layer_counts = [Counter(map(self.sizes.__getitem__, rows)) for rows in self._freed_by_layers()]
+            for freed in layer_counts:
                 blocks.subtract(freed)
-            blocks.update({size: max(freed[size] for freed in of_layers) for size in {*chain(*of_layers)}})
+            blocks.update({size: max(freed[size] for freed in layer_counts) for size in {*chain(*layer_counts)}})
         for size, count in self._copied.gained:
             blocks[size] += count
         return blocks
@@ -209,5 +209,5 @@ class RolloutLayout:
 
 def _event_values(values: Sequence[int], freed: Callable[[int], int], events: Sequence[int]) -> list[int]:
     """Return the value of each event's index, and `freed` of the value of an inverted index."""
-    both = [*values, *map(freed, reversed(values))]
-    return [*itemgetter(*events)(both)]
+    signed_values = [*values, *map(freed, reversed(values))]
+    return [*itemgetter(*events)(signed_values)]

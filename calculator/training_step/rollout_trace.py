@@ -103,38 +103,38 @@ class RolloutTrace:
             return None
         if last is None:
             return tuple([step_pass.with_values(values) for step_pass in self._alone])
-        of_prompts = values if self._alone else env.with_aliases(values, self._of_prompts)
-        if of_prompts is None:
+        prompt_values = values if self._alone else env.with_aliases(values, self._of_prompts)
+        if prompt_values is None:
             return None
         first = [step_pass.with_values(values) for step_pass in self._alone]
-        first = first or [last.prompts_pass(of_prompts, partial(self._prompts, sizes))]
+        first = first or [last.prompts_pass(prompt_values, partial(self._prompts, sizes))]
         ((past, prompt),) = self._of_second.items()
         if self._grows and last.has_more(values, values[past] - values[prompt]):
             second = Deferred(partial(self._second, values))
             return *first, last.with_values(values)._replace(smaller=second)
-        of_second = env.with_aliases(values, self._of_second)
-        if of_second is None:
+        second_values = env.with_aliases(values, self._of_second)
+        if second_values is None:
             return None
-        passes = *first, last.with_values(of_second), last.with_values(values)
+        passes = *first, last.with_values(second_values), last.with_values(values)
         # The shapes of a pass that stands for the second one have its names: the second one must not be shown.
         return passes if passes[-2].moment.bytes < passes[-1].moment.bytes else None
 
     def _second(self, values: Sequence[int]) -> StepPass:
-        of_second = self._shape_env.with_aliases(self._shape_env.extended(values), self._of_second)
+        second_values = self._shape_env.with_aliases(self._shape_env.extended(values), self._of_second)
         assert self._last is not None
-        assert of_second is not None
-        return self._last.with_values(of_second)
+        assert second_values is not None
+        return self._last.with_values(second_values)
 
     def _prompts(self, sizes: Sequence[int]) -> PassPeak:
         """Return the pass of the prompts with given sizes, which has its names and shapes."""
         if not sizes:
             return _Pass(_prefilled(self._prepared, None)).with_values(()).peak
-        found = self._traced_prompts.with_sizes(sizes) if self._traced_prompts is not None else None
-        if found is None:
+        prompts_pass = self._traced_prompts.with_sizes(sizes) if self._traced_prompts is not None else None
+        if prompts_pass is None:
             self._traced_prompts = _PromptsTrace(self._prepared, sizes)
-            found = self._traced_prompts.with_sizes(sizes)
-        assert found is not None
-        return found.peak
+            prompts_pass = self._traced_prompts.with_sizes(sizes)
+        assert prompts_pass is not None
+        return prompts_pass.peak
 
 
 def _prefilled(prepared: PreparedModel, shape_env: ShapeEnv | None) -> RolloutPass:

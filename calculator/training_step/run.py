@@ -138,13 +138,13 @@ def recorded_run(
         given = {"whole": whole, "every_pass": every_pass}
         return cached(**given) or interpreted(context_of(), **given, another=context_of).run()
 
-    found = run(whole=whole, every_pass=every_pass)
-    recording = found.recorded()
-    passes = _peaks_if_determined(found, recording, whole=whole)
+    recorded = run(whole=whole, every_pass=every_pass)
+    recording = recorded.recorded()
+    passes = _peaks_if_determined(recorded, recording, whole=whole)
     if passes is None:
-        found = run(whole=True, every_pass=True)
-        recording = found.recorded()
-    return MicroBatchRun(found, recording, passes or ())
+        recorded = run(whole=True, every_pass=True)
+        recording = recorded.recorded()
+    return MicroBatchRun(recorded, recording, passes or ())
 
 
 def offloaded_bytes(prepared: PreparedModel) -> int:
@@ -248,10 +248,10 @@ def _first_backward(context: Context, lifetimes: Lifetimes, marks: Mapping[str, 
 
 def _decoder(context: Context) -> TrainedDecoder | None:
     """Return the decoder of the trained pass, whose positions on the tape do not change when loops are expanded."""
-    found = context.skipped.decoder if context.skipped is not None else None
-    if found is None or any(loop.forward[0] < found.end for loop in context.tape.loops):
+    decoder = context.skipped.decoder if context.skipped is not None else None
+    if decoder is None or any(loop.forward[0] < decoder.end for loop in context.tape.loops):
         return None
-    return found
+    return decoder
 
 
 def no_grad_run(context: Context) -> Run:
@@ -294,7 +294,9 @@ def _no_grad_windows(context: Context, marks: Mapping[str, int]) -> tuple[Window
     """Return the windows of the repeated layers of each no-grad pass."""
     if not context.passes:
         return ()
-    return tuple(_window(of_pass, marks, prefix) for prefix, of_pass in context.passes if of_pass.copies)
+    return tuple(
+        _window(pass_repetition, marks, prefix) for prefix, pass_repetition in context.passes if pass_repetition.copies
+    )
 
 
 def _window(repetition: Repetition, marks: Mapping[str, int], prefix: str) -> Window:

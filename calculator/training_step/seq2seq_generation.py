@@ -94,9 +94,9 @@ class Seq2SeqGeneration:
         encoded = decoder(context, source)
         self._encoded = encoded.shape, encoded.dtype
         context.release()
-        found = _measured(context.tape, start)
+        measured = _measured(context.tape, start)
         del kept, encoded, source
-        return found
+        return measured
 
     @without_frame_snapshots
     def _decode(self, past: Dim, *, is_last: bool) -> PassPeak:
@@ -129,9 +129,9 @@ class Seq2SeqGeneration:
         del logits
         if not past:
             self._cached = [[(tensor.shape, tensor.dtype) for tensor in pair] for pair in context.cache.kept]
-        found = _measured(tape, start)
+        measured = _measured(tape, start)
         del loop, encoded, inputs
-        return found
+        return measured
 
     def _cache(self, context: Context, past: Dim) -> Cache:
         """Return the keys and values that earlier passes cached for the two attentions of each layer."""
@@ -139,8 +139,8 @@ class Seq2SeqGeneration:
         if not past:
             target, source = [], []
         before = [[_cached(context, (*shape[:2], past, shape[3]), dtype) for shape, dtype in pair] for pair in target]
-        of_encoder = [tuple(_cached(context, shape, dtype) for shape, dtype in pair) for pair in source]
-        return Cache(before, windowed=False, component="kv_cache", of_encoder=of_encoder)
+        encoder_pairs = [tuple(_cached(context, shape, dtype) for shape, dtype in pair) for pair in source]
+        return Cache(before, windowed=False, component="kv_cache", of_encoder=encoder_pairs)
 
     @staticmethod
     def _logits(context: Context, ids: Tensor) -> Tensor:

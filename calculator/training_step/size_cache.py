@@ -75,29 +75,29 @@ class SizeCache(Generic[Result]):
         """Return the result for a training and a method. Their sizes are symbolic when they are traced."""
         settings = Deferred(partial(_sizes, training, method))  # read when a second request is compared
         if self.kept is None and not self.traces_first:
-            result = plain()
-            self.kept = settings, result
-            return result
+            first = plain()
+            self.kept = settings, first
+            return first
         if self.kept is not None and settings == self.kept[0]:
             return self.kept[1]
-        found = self._evaluate_traces(settings())
-        if found is None and len(self.traces) < MAX_TRACES:
+        result = self._evaluate_traces(settings())
+        if result is None and len(self.traces) < MAX_TRACES:
             shape_env = ShapeEnv()
             symbolic = resized(training, shape_env.create_symint), resized(method, shape_env.create_symint)
             self.traces.insert(0, traced(shape_env, *symbolic))
-            found = self.traces[0].with_sizes(settings())
-        if self.traces_first and found is not None:
-            self.kept = settings, found
-        return found
+            result = self.traces[0].with_sizes(settings())
+        if self.traces_first and result is not None:
+            self.kept = settings, result
+        return result
 
     def _evaluate_traces(self, sizes: Sequence[int]) -> Result | None:
         """Return the result of a trace whose guards hold, which is tried first for the next sizes."""
         for number, trace in enumerate(self.traces):
-            found = trace.with_sizes(sizes)
-            if found is not None:
+            result = trace.with_sizes(sizes)
+            if result is not None:
                 if number:
                     self.traces.insert(0, self.traces.pop(number))
-                return found
+                return result
         return None
 
 

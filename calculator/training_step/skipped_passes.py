@@ -96,7 +96,7 @@ def bounds(recording: Recording, counts: Mapping[int, int]) -> dict[int, int]:
     Only sizes with more live storages before a skipped pass than before the trained pass have a bound. `counts` has the
     peak number of storages of each size in bytes.
     """
-    found: dict[int, int] = {}
+    bound_by_size: dict[int, int] = {}
     if TRAINED in recording.copies.marks:
         sizes = recording.storages.sizes
         for excess in _excess(recording.copies):
@@ -105,8 +105,8 @@ def bounds(recording: Recording, counts: Mapping[int, int]) -> dict[int, int]:
                 if count > 0:
                     more[sizes[number]] = more.get(sizes[number], 0) + count
             for size, count in more.items():
-                found[size] = max(found.get(size, 0), counts.get(size, 0) + count)
-    return found
+                bound_by_size[size] = max(bound_by_size.get(size, 0), counts.get(size, 0) + count)
+    return bound_by_size
 
 
 def _excess(copies: Copies) -> list[list[tuple[int, int]]]:

@@ -93,13 +93,13 @@ def _room(context: Context, start: int, added: Sequence[AddedRows]) -> int:
     sizes = [*map(itemgetter(4), tape.rows)]
     alive = _alive(events, sizes)
     for row, stop, output, _ in added:
-        of_output = sizes[output]
+        output_bytes = sizes[output]
         sizes[row:stop] = [0] * (stop - row)
-        sizes[output] = of_output
+        sizes[output] = output_bytes
     return max(alive[begin:]) - max(_alive(events, sizes)) - (alive[end] - alive[begin]) - alive[-1]
 
 
 def _alive(events: Sequence[int], sizes: Sequence[int]) -> list[int]:
     """Return the bytes that are alive before each event and after the last one, without those from before the first."""
-    both = [*sizes, *map(neg, reversed(sizes))]
-    return [*accumulate(map(both.__getitem__, events), initial=0)]
+    signed_sizes = [*sizes, *map(neg, reversed(sizes))]
+    return [*accumulate(map(signed_sizes.__getitem__, events), initial=0)]

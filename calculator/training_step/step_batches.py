@@ -58,28 +58,30 @@ def step_batches(resident: ResidentState, unrolled: Callable[..., Unrolled] | No
     later = unrolled(prepared, reduces=False) if repeats else None
     whole, windows, known = _taking(last)
     taking = replace(last, forward=windows, takes=True, known=known)
-    own, made = ([(row, of.rows[row][0]) for row in rows] for of, rows in ((last, whole), (first, _gradients(first))))
-    return StepBatches(first, later, repeats, taking, [*same_gradients(own, made)])
+    own, allocated = (
+        [(row, batch.rows[row][0]) for row in rows] for batch, rows in ((last, whole), (first, _gradients(first)))
+    )
+    return StepBatches(first, later, repeats, taking, [*same_gradients(own, allocated)])
 
 
-def same_gradients(own: Iterable[tuple[int, str]], made: Iterable[tuple[int, str]]) -> Iterator[tuple[int, int]]:
+def same_gradients(own: Iterable[tuple[int, str]], allocated: Iterable[tuple[int, str]]) -> Iterator[tuple[int, int]]:
     """Pair the rows of gradients in the last micro-batch with those in the first one, which allocated them, by name.
 
     Gradients of one name are in the order of the layers in the forward pass of the last micro-batch. They are in
     reverse order in the backward pass of the first.
     """
-    of_first: defaultdict[str, list[int]] = defaultdict(list)
-    for row, name in made:
-        of_first[name].append(row)
+    rows_by_name: defaultdict[str, list[int]] = defaultdict(list)
+    for row, name in allocated:
+        rows_by_name[name].append(row)
     for row, name in own:
-        yield row, of_first[name].pop()
+        yield row, rows_by_name[name].pop()
 
 
 def _gradients(first: Unrolled) -> Sequence[int]:
     if "gradients" not in first.known:
         first.known["gradients"] = first.events().gradients
-    found: Sequence[int] = first.known["gradients"]
-    return found
+    gradients: Sequence[int] = first.known["gradients"]
+    return gradients
 
 
 def _taking(last: Unrolled) -> tuple[list[int], list[Window], dict[object, object]]:
@@ -88,8 +90,8 @@ def _taking(last: Unrolled) -> tuple[list[int], list[Window], dict[object, objec
         events = [event for window in last.forward for by in window.shifts for event in _shifted(window, by)]
         whole = [event for event in events if event >= 0 and last.rows[event][3] == "gradients"]
         last.known["taking"] = whole, [_without({*whole}, window) for window in last.forward], {}
-    found: tuple[list[int], list[Window], dict[object, object]] = last.known["taking"]
-    return found
+    taking: tuple[list[int], list[Window], dict[object, object]] = last.known["taking"]
+    return taking
 
 
 def _shifted(window: Window, by: int) -> Sequence[int]:

@@ -87,8 +87,8 @@ class SymbolicTrace:
         """Return the run in which the environment has these values."""
         shared = self._shared(values)
         bytes_of = [*map(values.__getitem__, self.sizes)]
-        made = partial(self._allocation, shared, values, {})
-        storages = Storages(shared.copies.kinds, bytes_of, made, partial(self._traced, shared), Digits(values))
+        allocation = partial(self._allocation, shared, values, {})
+        storages = Storages(shared.copies.kinds, bytes_of, allocation, partial(self._traced, shared), Digits(values))
         return self.interpretation.run_of(shared.copies, storages)
 
     def _meeting(self) -> Iterator[tuple[int, int]]:

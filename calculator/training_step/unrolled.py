@@ -88,9 +88,9 @@ def events(prepared: PreparedModel) -> Events:
 
 def every_event(prepared: PreparedModel) -> Events:
     """Interpret every layer of a micro-batch."""
-    found = _listed(training_context(prepared), prepared, None, None)
-    assert found is not None, "every layer is interpreted"
-    return found.events()
+    listed = _listed(training_context(prepared), prepared, None, None)
+    assert listed is not None, "every layer is interpreted"
+    return listed.events()
 
 
 def unrolled(prepared: PreparedModel, *, reduces: bool = True, symbols: SymSizes | None = None) -> Unrolled:
@@ -101,9 +101,9 @@ def unrolled(prepared: PreparedModel, *, reduces: bool = True, symbols: SymSizes
     """
     for repeats_layers in (False,) if fills_cache(prepared) else (True, False):
         for periods in (EqualPeriods, Periods):
-            found = _unrolled(prepared, periods, reduces=reduces, symbols=symbols, repeats_layers=repeats_layers)
-            if found is not None:
-                return found
+            result = _unrolled(prepared, periods, reduces=reduces, symbols=symbols, repeats_layers=repeats_layers)
+            if result is not None:
+                return result
     every = _unrolled(prepared, None, reduces=reduces, symbols=symbols, repeats_layers=False)
     assert every is not None, "every layer is interpreted"
     return every

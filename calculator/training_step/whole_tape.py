@@ -130,14 +130,14 @@ class _Repeated:
             yield _Part(third, fourth, copy * period, copy * period, (base, copy * stride), copy)
         yield _Part(fourth, after, more * period, 0, (base + stride, more * stride), more)
         yield _Part(after, backward, more * period, periods=more)
-        of_fourth, of_third, of_second, rest = (
+        fourth_backward, third_backward, second_backward, rest = (
             self._index[f"layer {boundaries[number]} backward"] for number in (4, 3, 2, 1)
         )
-        yield _Part(backward, of_fourth, more * period, periods=more)
-        yield _Part(of_fourth, of_third, more * period, 0, (base + stride, more * stride), more)
+        yield _Part(backward, fourth_backward, more * period, periods=more)
+        yield _Part(fourth_backward, third_backward, more * period, 0, (base + stride, more * stride), more)
         for copy in reversed(range(more + 1)):
-            yield _Part(of_third, of_second, copy * period, copy * period, (base, copy * stride), copy)
-        yield _Part(of_second, rest, 0, 0, (base, 0))
+            yield _Part(third_backward, second_backward, copy * period, copy * period, (base, copy * stride), copy)
+        yield _Part(second_backward, rest, 0, 0, (base, 0))
         yield _Part(rest, end)
 
     def _add(self, part: _Part, lowest: int, by: int) -> None:

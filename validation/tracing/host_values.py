@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
+from validation.tracing import repeated_operations
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -65,7 +67,7 @@ class HostValues:
             return self._run_on_both(func, args, kwargs)
         if func is _ATEN.equal.default:
             return False
-        out = func(*args, **kwargs)
+        out = repeated_operations.run(func, args, kwargs)
         self._forget(inputs, func)
         if func in REPEATED:
             self._repeat(*args[:2])

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from validation.tracing import repeated_operations
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -48,7 +50,7 @@ class KnownValues:
             return getattr(args[0], VALUE)
         if func is _ATEN.nonzero.default:
             return args[0].new_empty((args[0].numel(), args[0].dim()), dtype=torch.int64)
-        out = func(*args, **kwargs)
+        out = repeated_operations.run(func, args, kwargs)
         if func is _ATEN.max.default and args[0].dtype == torch.int64:
             setattr(out, VALUE, self._last)
         elif func in (_ATEN.all.default, _ATEN.any.default) and args[0].dtype == torch.bool:

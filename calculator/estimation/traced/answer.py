@@ -89,7 +89,7 @@ def _memory(request: Request, document: TraceDocument) -> tuple[Memory, Fit | No
         request,
         components(document, peak.event),
         Deferred(
-            lambda: tuple(Phase(name=name, peak_bytes=of_phase.bytes) for name, of_phase in document.peaks.items())
+            lambda: tuple(Phase(name=name, peak_bytes=phase_peak.bytes) for name, phase_peak in document.peaks.items())
         ),
         (name, peak.operation),
         replay.peak_reserved_bytes if replay else estimate_reserved(document, (forward, backward)),

@@ -120,7 +120,7 @@ def _passes(document: TraceDocument) -> list[Events]:
     starts = [at for at, _ in document.phase_starts]
     rows = [document.kind(number) for number in range(len(document.storages))]
     batch = [number for number in range(document.static) if document.kind(number).name in BATCH]
-    found: list[Events] = []
+    passes: list[Events] = []
     for forward, backward, end in zip(starts[::2], starts[1::2], starts[2::2], strict=False):
         pass_rows = {*(number for number in document.events[forward:end] if number >= 0), *batch}
         first, second = (
@@ -130,7 +130,7 @@ def _passes(document: TraceDocument) -> list[Events]:
         alive = _alive([*batch, *first, *second])
         gradients = [number for number in alive if rows[number].component == "gradients"]
         left = [number for number in alive if rows[number].component != "gradients"]
-        found.append(
+        passes.append(
             TracedEvents(
                 rows=rows,  # type: ignore[arg-type]  # a kind has the fields of an allocation
                 forward=[*batch, *first],
@@ -139,7 +139,7 @@ def _passes(document: TraceDocument) -> list[Events]:
                 left=left,
             )
         )
-    return found
+    return passes
 
 
 def _alive(events: list[int]) -> list[int]:

@@ -95,32 +95,42 @@ def _back(node: Node, grad: Tensor) -> list[Tensor | None]:
 
     The output is recomputed.
     """
-    call, has = node.context
+    call, given = node.context
     saved = iter(node.saved)
-    inputs = Inputs(*[next(saved) if is_given else None for is_given in has])  # type: ignore[arg-type]
+    inputs = Inputs(*[next(saved) if is_given else None for is_given in given])  # type: ignore[arg-type]
     projected, tape = inputs.projected, grad.tape
     dtype = projected.dtype
     kept = [tape.scratch(call.inner, dtype, "output before the projection"), _convolved(call, projected)]
-    of_projected = tape.new(projected.shape, dtype, "gradient of the projection")
-    of_mixed = tape.scratch(call.mixed, dtype, "gradient of the convolution's output")
+    projected_grad = tape.new(projected.shape, dtype, "gradient of the projection")
+    mixed_grad = tape.scratch(call.mixed, dtype, "gradient of the convolution's output")
     kept.append(tape.scratch(call.inner, dtype, "gradient before the output's projection"))
-    of_norm = None
+    norm_grad = None
     if inputs.norm is not None:
         kept.append(tape.scratch(call.inner, dtype, "gradient of the scan's output"))
-        of_norm = _norm_gradient(call, inputs.norm)
+        norm_grad = _norm_gradient(call, inputs.norm)
     scanned = scan_back(call, projected, inputs.d.dtype, gated=inputs.norm is None)
-    of_out = tape.new(inputs.out.shape, grad.dtype, "weight: gradient")
-    of_out.viewed = True  # a view of a product of batches
-    of_out_bias = None
+    out_grad = tape.new(inputs.out.shape, grad.dtype, "weight: gradient")
+    out_grad.viewed = True  # a view of a product of batches
+    out_bias_grad = None
     if inputs.out_bias is not None:
-        of_out_bias = tape.new(inputs.out_bias.shape, grad.dtype, "bias: gradient")
+        out_bias_grad = tape.new(inputs.out_bias.shape, grad.dtype, "bias: gradient")
     _copies = _aligned_copy(call, projected), _aligned_copy(call, projected)
-    of_conv, of_conv_bias = _convolution_gradients(inputs)
-    of_rate, of_d, of_dt_bias = scanned.rate, scanned.d, scanned.dt_bias
-    del kept, of_mixed, scanned, _copies
-    of_dt_bias = ops.cast(of_dt_bias, inputs.dt_bias.dtype, "gradient of dt_bias, cast")
-    found = (of_projected, of_conv, of_conv_bias, of_dt_bias, of_rate, of_d, of_norm, of_out, of_out_bias)
-    return [gradient if edge else None for gradient, edge in zip(found, node.edges, strict=True)]
+    conv_grad, conv_bias_grad = _convolution_gradients(inputs)
+    rate_grad, d_grad, dt_bias_grad = scanned.rate, scanned.d, scanned.dt_bias
+    del kept, mixed_grad, scanned, _copies
+    dt_bias_grad = ops.cast(dt_bias_grad, inputs.dt_bias.dtype, "gradient of dt_bias, cast")
+    input_grads = (
+        projected_grad,
+        conv_grad,
+        conv_bias_grad,
+        dt_bias_grad,
+        rate_grad,
+        d_grad,
+        norm_grad,
+        out_grad,
+        out_bias_grad,
+    )
+    return [gradient if edge else None for gradient, edge in zip(input_grads, node.edges, strict=True)]
 
 
 def _norm_gradient(call: Call, weight: Tensor) -> Tensor:
@@ -137,8 +147,10 @@ def _norm_gradient(call: Call, weight: Tensor) -> Tensor:
 def _convolution_gradients(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
     """Return the gradients of weight and bias: in float32, then in their dtype (causal_conv1d_bwd_function)."""
     tape = inputs.conv.tape
-    weight = tape.new(inputs.conv.shape, "float32", "convolution: gradient in float32")
+    weight_grad = tape.new(inputs.conv.shape, "float32", "convolution: gradient in float32")
     bias = inputs.conv_bias
-    found = None if bias is None else tape.new(bias.shape, "float32", "convolution: gradient in float32")
-    weight = ops.cast(weight, inputs.conv.dtype, "convolution: gradient")
-    return weight, found if found is None or bias is None else ops.cast(found, bias.dtype, "convolution: gradient")
+    bias_grad = None if bias is None else tape.new(bias.shape, "float32", "convolution: gradient in float32")
+    weight_grad = ops.cast(weight_grad, inputs.conv.dtype, "convolution: gradient")
+    return weight_grad, bias_grad if bias_grad is None or bias is None else ops.cast(
+        bias_grad, bias.dtype, "convolution: gradient"
+    )

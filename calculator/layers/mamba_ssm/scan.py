@@ -105,12 +105,20 @@ def _chunk_scan_back(node: Node, grads: list[Tensor | None]) -> list[Tensor | No
     tape, call = x.tape, node.context
     batch, _, *sizes = call.states
     last = grads[1] or tape.scratch((batch, *sizes), "float32", "gradient of the last state")
-    of_b, of_c = (tape.new(tensor.shape, tensor.dtype, "gradient of B or C") for tensor in (b, c))
-    of_dt = tape.new(dt.shape, dt.dtype, "gradient of time steps, in their dtype")
-    found = scan_back(call, x, d.dtype, gated=False, alone=True)
+    b_grad, c_grad = (tape.new(tensor.shape, tensor.dtype, "gradient of B or C") for tensor in (b, c))
+    dt_grad = tape.new(dt.shape, dt.dtype, "gradient of time steps, in their dtype")
+    scan_grads = scan_back(call, x, d.dtype, gated=False, alone=True)
     del last
-    of_dt_bias = ops.cast(found.dt_bias, dt_bias.dtype, "gradient of dt_bias, cast")
-    result = (found.x and ops.view(found.x, x.shape), of_dt, found.rate, of_b, of_c, found.d, of_dt_bias)
+    dt_bias_grad = ops.cast(scan_grads.dt_bias, dt_bias.dtype, "gradient of dt_bias, cast")
+    result = (
+        scan_grads.x and ops.view(scan_grads.x, x.shape),
+        dt_grad,
+        scan_grads.rate,
+        b_grad,
+        c_grad,
+        scan_grads.d,
+        dt_bias_grad,
+    )
     return [gradient if edge else None for gradient, edge in zip(result, node.edges, strict=True)]
 
 
@@ -156,27 +164,27 @@ def scan_back(call: Call, x: Tensor, dtype_of_d: DType, *, gated: bool, alone: b
     before, last = passed(tape, call, "float32")
     kept.append(last)
     del states, last
-    of_d = recomputed = of_x = None
+    d_grad = recomputed = x_grad = None
     if gated:
         partial = _d_gradient(call, tape)
         recomputed = tape.scratch(call.inner, dtype, "output, gated again")
         kept.append(tape.scratch(call.inner, dtype, "gradient before the gate"))
-        of_d = ops.cast(tape.new((heads,), "float32", "gradient of D in float32"), dtype_of_d, "gradient of D")
+        d_grad = ops.cast(tape.new((heads,), "float32", "gradient of D in float32"), dtype_of_d, "gradient of D")
         del partial
     kept += _state_gradients(call, before, dtype)
     del before
     partial = _d_gradient(call, tape)
     if alone:
-        of_x = tape.new(call.inner, dtype, "gradient of the scan's input")
+        x_grad = tape.new(call.inner, dtype, "gradient of the scan's input")
     kept.append(tape.scratch(call.steps, "float32", "gradient of time steps"))
     partial = tape.scratch((heads, 1), "float32", "gradient of D by blocks")
     from_x = tape.new((heads,), "float32", "gradient of D in float32")
     del partial
     from_x = ops.cast(from_x, dtype_of_d, "gradient of D")
     kept += _product_gradients(call, tape)
-    of_dt_bias = tape.new((heads,), "float32", "gradient of dt_bias in float32")
-    of_rate = tape.new((heads,), "float32", "gradient of A")
-    return _Grads(of_rate, from_x if of_d is None else of_d, of_dt_bias, of_x, recomputed)
+    dt_bias_grad = tape.new((heads,), "float32", "gradient of dt_bias in float32")
+    rate_grad = tape.new((heads,), "float32", "gradient of A")
+    return _Grads(rate_grad, from_x if d_grad is None else d_grad, dt_bias_grad, x_grad, recomputed)
 
 
 def _product_gradients(call: Call, tape: Tape) -> list[Tensor]:
@@ -209,12 +217,12 @@ def _state_gradients(call: Call, before: Tensor, dtype: DType) -> list[Tensor]:
     """Return the gradients of the states, and the states in the dtype of the input (_state_passing_bwd)."""
     tape, (batch, chunks, heads, head, state) = before.tape, call.states
     _wide = tape.scratch(call.states, "float32", "gradient of states in float32")
-    found = [tape.scratch(call.states, dtype, "gradient of states")]
-    found.append(before if dtype == "float32" else tape.scratch(call.states, dtype, "states before chunks, cast"))
+    gradients = [tape.scratch(call.states, dtype, "gradient of states")]
+    gradients.append(before if dtype == "float32" else tape.scratch(call.states, dtype, "states before chunks, cast"))
     blocks = -(-(head * state) // _NUMBERS)
     _partial = tape.scratch((batch, heads, chunks, blocks), "float32", "gradient of the decay by blocks")
-    found.append(tape.scratch((batch, heads, chunks), "float32", "gradient of the decay of chunks"))
-    return found
+    gradients.append(tape.scratch((batch, heads, chunks), "float32", "gradient of the decay of chunks"))
+    return gradients
 
 
 def _summed(tape: Tape, shape: Shape, name: str) -> Tensor:

@@ -127,10 +127,10 @@ def _correct(hidden: Tensor, valid: Tensor) -> Tensor:
     predicted = tape.new(shape, "int64", "predicted tokens")
     equal = tape.new(shape, "bool", "predicted right")
     del predicted
-    both = tape.new(shape, "bool", "predicted right and labeled")
+    correct_and_labeled = tape.new(shape, "bool", "predicted right and labeled")
     del equal
     count = tape.new((), "int64", "correct tokens")
-    del both
+    del correct_and_labeled
     out = tape.new((), "float32", "correct tokens in float32")
     del count
     return out

@@ -17,8 +17,8 @@ def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> 
     """Run the loop of `_update_group`, whose variables live until the next parameter assigns them."""
     exp_avg = exp_avg_sq = grok_ema = grok_grad = None
     for p in parameters:
-        both = [tape.new(p.shape, p.dtype, f"{p.name}: {name}") for name in ("exp_avg", "exp_avg_sq")]
-        exp_avg_sq, exp_avg = both.pop(), both.pop()
+        moments = [tape.new(p.shape, p.dtype, f"{p.name}: {name}") for name in ("exp_avg", "exp_avg_sq")]
+        exp_avg_sq, exp_avg = moments.pop(), moments.pop()
         grok_ema = tape.new(p.shape, p.dtype, f"{p.name}: grok_ema")
         _clip(tape, p)
         scaled = tape.new(p.shape, p.dtype, f"{p.name}: grok_ema, times lamb")

@@ -67,9 +67,9 @@ def _normalized(tape: Tape, p: ResidentTensor, squared: Tensor) -> Tensor:
         if tape.cuda:
             sum_to(tape, p.shape, dims, "float32", PARTIAL_MEANS)
         del mean
-    of_rows = tape.new((1,), "float32", "mean of the row factor")
+    row_mean = tape.new((1,), "float32", "mean of the row factor")
     r_factor = tape.new(rows, "float32", "row factor")
-    del of_rows
+    del row_mean
     c_factor = tape.new(columns, "float32", "column factor")
     update = tape.new(p.shape, "float32", f"{p.name}: update")
     del r_factor, c_factor, squared

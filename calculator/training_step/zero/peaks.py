@@ -206,8 +206,8 @@ class FlatPeaks:
         """Return the peak point of some points, of an earlier micro-batch, and of the end of the backward pass."""
         earlier = [] if self._earlier is None else [(self._earlier.intervals[0], _NOTHING)]
         every = (*earlier, *points, (self._done(large), share.reduced))
-        found = [(point.bytes + alive.bytes, point, alive.tensors) for point, alive in every]
-        return max(found, key=itemgetter(0))
+        candidates = [(point.bytes + alive.bytes, point, alive.tensors) for point, alive in every]
+        return max(candidates, key=itemgetter(0))
 
     def _between_large(self, large: list[Large], first: int, own: _Alive) -> Iterator[tuple[Point, _Alive]]:
         """Yield the peak point of each time between two of which the rank frees a large gradient."""
@@ -340,16 +340,16 @@ class FlatPeaks:
         return last if self._first is None else max(last, self._first, key=_SIZE)
 
     def _forward_peak(self, rank: Rank) -> Peak:
-        found, carried = self._peak_forward(rank.accumulated), self._carried
-        state = (*self._kept, *found.accumulated)
+        peak, carried = self._peak_forward(rank.accumulated), self._carried
+        state = (*self._kept, *peak.accumulated)
         throughout = _bytes(state) + carried.bytes
         return Peak(
             phase="forward",
-            bytes=throughout + found.moment.bytes,
+            bytes=throughout + peak.moment.bytes,
             throughout=throughout,
-            operation=found.recording.operation(found.moment.event),
+            operation=peak.recording.operation(peak.moment.event),
             left=carried,
-            deferred=Deferred(partial(found.recording.alive, found.moment, state, carried)),
+            deferred=Deferred(partial(peak.recording.alive, peak.moment, state, carried)),
         )
 
     def _backward_peak(self, rank: Rank) -> Peak:

@@ -67,10 +67,10 @@ class OffloadedStep(FlatStep):
             first, *others = self._numbers(OF_FINITE, stream)
             are_finite.append(first)
             events.free(others)
-        both = self._numbers(1, stream)
+        extremes = self._numbers(1, stream)
         events.free(are_finite)
-        found = self._numbers(1, stream)
-        events.free([*both, *found])
+        flags = self._numbers(1, stream)
+        events.free([*extremes, *flags])
 
     def _numbers(self, count: int, stream: int = 0) -> list[int]:
         size = allocated(1, ITEMSIZE["float32"])

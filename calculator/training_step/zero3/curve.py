@@ -74,12 +74,14 @@ class Curve:
         recording = self._recording
         left = carried
         if left is None and self._is_last(moment.repeats):
-            of_row = recording.storages.kinds.of_row
-            left = StorageCounts(recording.storages, {of_row[row]: -1 for row in recording.retained_at(moment.event)})
+            kind_of_row = recording.storages.kinds.of_row
+            left = StorageCounts(
+                recording.storages, {kind_of_row[row]: -1 for row in recording.retained_at(moment.event)}
+            )
         at = Moment(event=moment.event, bytes=moment.bytes, repeats=moment.repeats)
-        found = recording.alive(at, resident_tensors, left)
+        live = recording.alive(at, resident_tensors, left)
         if moment.missing is not None:
-            counts = Counter(found.live_kinds.counts)
+            counts = Counter(live.live_kinds.counts)
             counts.subtract(moment.missing.counts)
-            found.live_kinds = LiveKinds(counts, {})
-        return found
+            live.live_kinds = LiveKinds(counts, {})
+        return live

@@ -72,7 +72,7 @@ class PartitionedEvaluation:
 
 def peak_of_batches(recording: Recording, batches: Sequence[Batch]) -> tuple[Moment, int]:
     """Return the peak moment of a pass over some batches, and the bytes that are gathered at that moment."""
-    return max((peak_of_batch(recording, batch) for batch in batches), key=lambda found: found[0].bytes)
+    return max((peak_of_batch(recording, batch) for batch in batches), key=lambda peak: peak[0].bytes)
 
 
 def peak_of_batch(recording: Recording, batch: Batch) -> tuple[Moment, int]:

@@ -42,7 +42,9 @@ def other_rows(batch: MicroBatchRun) -> list[OtherRows]:
         ]
         for label in (OTHER_ROWS, OTHER_OUTPUTS)
     }
-    return [OtherRows(*both) for both in zip(rows[OTHER_ROWS], rows[OTHER_OUTPUTS], strict=True)]
+    return [
+        OtherRows(*rows_and_outputs) for rows_and_outputs in zip(rows[OTHER_ROWS], rows[OTHER_OUTPUTS], strict=True)
+    ]
 
 
 def counted(batch: MicroBatchRun, rows: list[int]) -> StorageCounts:

@@ -152,13 +152,13 @@ class Passes:
         gathered = (track.before, *afters)
         between, at = [*map(add, before_events, gathered)], [*map(add, at_events, mosts)]
         most, most_at = max(between), max(at, default=-1)
-        found, found_at = between.index(most), at.index(most_at) if at else 0
+        index, event_index = between.index(most), at.index(most_at) if at else 0
         added, more = curve.added(repeats) + track.more, track.more
-        if most_at > most or (most_at == most and found_at < found):
-            self._note(positions[found_at], positions[found_at], most_at + added, mosts[found_at] + more)
+        if most_at > most or (most_at == most and event_index < index):
+            self._note(positions[event_index], positions[event_index], most_at + added, mosts[event_index] + more)
         else:
-            position, event = own[found]
-            self._note(position, event, most + added, gathered[found] + more)
+            position, event = own[index]
+            self._note(position, event, most + added, gathered[index] + more)
 
     def _at_events(
         self, positions: tuple[int, ...], base: Sequence[int], segment: Segment
@@ -171,18 +171,18 @@ class Passes:
         known = self._known_events.get(key)
         if known is None:
             freed, at = self._curve.freed, segment.start
-            found, sizes, ranges, of = [], [], self._peaks_by_range, id(base)
+            peaks, sizes, ranges, base_id = [], [], self._peaks_by_range, id(base)
             for position in (*positions, segment.end):
                 event, size = position, -1 << 80  # there is no event in between
                 if position > at:
-                    own = of, at + 1, position + 1
+                    own = base_id, at + 1, position + 1
                     ((_, event, size),) = (
                         ranges[own] if own in ranges else self._peak_moments(base, at + 1, position + 1)
                     )
                     at = position
-                found.append((position, event))
+                peaks.append((position, event))
                 sizes.append(size)
-            known = found, sizes, [base[position] - freed.get(position, 0) for position in positions]
+            known = peaks, sizes, [base[position] - freed.get(position, 0) for position in positions]
             self._known_events[key] = known
         return known
 
@@ -253,15 +253,15 @@ class Passes:
         If the backward pass begins inside the range, return the peak moments before and after that.
         """
         key = id(base), start, end
-        found = self._peaks_by_range.get(key)
-        if found is None:
+        moments = self._peaks_by_range.get(key)
+        if moments is None:
             middle = self._program.backward + 1
             if start < middle < end:
-                found = [_peak_moment(base, start, middle), _peak_moment(base, middle, end)]
+                moments = [_peak_moment(base, start, middle), _peak_moment(base, middle, end)]
             else:
-                found = [_peak_moment(base, start, end)]
-            self._peaks_by_range[key] = found
-        return found
+                moments = [_peak_moment(base, start, end)]
+            self._peaks_by_range[key] = moments
+        return moments
 
     def _read(self, reading: Reading) -> None:
         """Record a moment. If a gradient is ready, add it to the bucket, which is reduced first if it is full."""
@@ -321,13 +321,13 @@ class Passes:
             self._batch.moments.append((self._repeats, position, total))
         highest = self.forward if position <= self._program.backward else self.backward
         if total > highest.bytes:
-            found = PeakMoment(
+            moment = PeakMoment(
                 total, event, gathered, reducing.most, self._repeats, self._first is not None, self._missing
             )
             if position <= self._program.backward:
-                self.forward = found
+                self.forward = moment
             else:
-                self.backward = found
+                self.backward = moment
         reducing.most = reducing.bytes
 
 

@@ -79,7 +79,7 @@ def test_every_input_has_a_label_and_its_help(client):
 def test_an_empty_number_shows_its_default(client, method):
     numbers = [field for field in (*METHOD[method], *TRAINING, *DEVICE) if field.control == "number"]
     empty = urlencode({field.name: "" for field in numbers})
-    address = f"?method={method}&gradient_checkpointing=false&gpu=&{empty}"
+    address = f"?method={method}&gradient_checkpointing=false&reserved=rule&gpu=&{empty}"
     text = client.get(f"/{address}").text
     request = parse_request(read(parse_qsl(address[1:], keep_blank_values=True)).estimate())
     for field in numbers:
