@@ -132,10 +132,12 @@ def test_a_new_file_has_the_rows_that_were_computed(tmp_path):
 
 def test_the_tables_name_the_worst_rows_and_the_differences():
     selected = [
-        measurement for measurement in measurements() if measurement.source in ("fsdp_qlora", "peft_metamathqa")
+        measurement
+        for measurement in measurements()
+        if measurement.source in ("fsdp_qlora", "litgpt", "peft_metamathqa")
     ]
     rows = [result(measurement) for measurement in selected[:5] + [e for e in selected if e.id in SAMPLE]]
-    text = "\n".join(lines(document(rows, "2026-01-02"), worst=3))
+    text = "\n".join(lines(document(rows, "2026-01-02"), worst=4))
     assert "peft_metamathqa/38/max_memory_reserved: prefix" in text
     assert "evaluation" in text
-    assert "fsdp_qlora: " in text
+    assert "litgpt: " in text
