@@ -35,9 +35,8 @@ def zero_problems(
     stage = STAGES.get(device.sharding)
     if stage is None:
         if training.deepspeed is not None:
-            message = (
-                f"configures ZeRO, but device.sharding is {device.sharding}: set that to zero1 or zero2, or omit this"
-            )
+            stages = " or ".join(STAGES)
+            message = f"configures ZeRO, but device.sharding is {device.sharding}: set that to {stages}, or omit this"
             yield Problem(loc="training.deepspeed", msg=message, input=asdict(training.deepspeed))
         return
     if device.sharding not in MODELED:

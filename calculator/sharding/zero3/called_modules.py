@@ -50,6 +50,7 @@ def add_parameters(
             modules[reader, layer].parameters.append(parameter)
         if wrapper is not None and (wrapper, layer) in modules:
             modules[wrapper, layer].parameters.append(parameter)
+            modules[wrapper, layer].read.append(parameter)
     for model in ("", SECOND):
         for name, source in substitutes.tied.items():
             owners = substitutes.owners(model + name.rpartition(".")[0])

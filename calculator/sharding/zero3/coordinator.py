@@ -194,7 +194,7 @@ class Coordinator:
         if backward and module.stays_in_backward:
             return
         freed: Iterable[Partitioned] = ()
-        if module.parameters:
+        if module.parameters or module.read:
             freed = self.order.to_release(module)
             for parameter in module.parameters:
                 parameter.active.discard(module)

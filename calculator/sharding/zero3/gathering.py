@@ -21,6 +21,7 @@ from calculator.sharding.zero3.recorded_copies import RecordedCopies, RecordedRu
 from calculator.sharding.zero3.references import References
 from calculator.sharding.zero3.steady import Steady
 from calculator.sharding.zero3.track import Moment, Track, with_more
+from calculator.sharding.zero3.unread import Unread
 from calculator.sharding.zero3.used_elements import used
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Gathering:
         self._running = self._coordinator
         self._references = References(program.backward)
         self._recorded_copies = RecordedCopies(program.backward)
+        self._unread = Unread(self._longest.modules.values() if self._longest.runs > 1 else ())
         self._keeps_loss, self._generates, self._syncs = keeps_loss, generates, syncs
         #: The bytes of gathered weights while the trainer generates, and the most while vLLM reads them.
         self.in_generation = self.in_sync = 0
@@ -216,7 +218,9 @@ class Gathering:
         tracks: list[Track] = []
         *no_grad, last = program.model_runs
         for number, segments in enumerate(no_grad):
+            self._unread.read(segments)
             tracks += self._no_grad(number, segments, micro_batches if program is self.first else 1)
+        self._unread.read(last)
         tracks += self._run_model(last)
         self._live.in_copies, self._live.position = False, program.end
         self._live.reset()

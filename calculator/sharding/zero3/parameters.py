@@ -179,6 +179,7 @@ class Module:
         "number",
         "of_second",
         "parameters",
+        "read",
         "recomputed",
         "stays_in_backward",
     )
@@ -187,6 +188,8 @@ class Module:
         self, number: int, parameters: list[Partitioned], key: Key | None = None, *, of_second: bool = False
     ) -> None:
         self.number, self.parameters = number, parameters
+        #: The parameters of adapters among them, which its code reads in passes with adapters.
+        self.read: list[Partitioned] = []
         #: The parameters that its call replaces by copies in another dtype.
         self.cast: Sequence[Partitioned] = ()
         #: Whether it owns the parameters of all modules inside it.

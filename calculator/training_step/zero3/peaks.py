@@ -93,10 +93,13 @@ class PartitionedPeaks:
     def through_step(self) -> tuple[ResidentTensors, ...]:
         """The tensors that stay through a step, including the persistent weights.
 
-        Gathered 4-bit weights that the graph of the step before keeps are not among them.
+        Gathered 4-bit weights that the graph of the step before keeps are not among them. A trainer that generates has
+        the persistent weights until `generate` has run, which partitions them.
         """
+        gathering = self.gathering
         persistent = sum(parameter.with_padding for parameter in self._state.all_parameters if parameter.persists)
-        return self._with_gathered(min(persistent, self.gathering.passes[0][0].whole.before))
+        begins = persistent if gathering.in_generation else gathering.passes[0][0].whole.before
+        return self._with_gathered(min(persistent, begins))
 
     def _with_gathered(self, size: int) -> tuple[ResidentTensors, ...]:
         """Return what is kept, and `size` bytes of gathered weights, by component."""

@@ -93,3 +93,8 @@ def test_a_frozen_reference_of_an_older_release_on_several_gpus_is_refused() -> 
     request |= {"stack": {"transformers": "4.57", "trl": "0.24"}, "device": {"count": 2, "sharding": "fsdp"}}
     with pytest.raises(PlanError, match=r"device\.count: DPOTrainer of TRL 0\.24 is modeled on one GPU only"):
         estimate(parse_request(request))
+
+
+def test_a_trainer_that_is_none_of_trl_is_named_without_its_release() -> None:
+    with pytest.raises(PlanError, match=r"what torchtune does with transformers 4\.57 is not known: use transformers"):
+        estimate(parse_request(body("4.57", {**GEMMA3, "model_type": "llama"}, trainer="torchtune")))
