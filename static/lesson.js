@@ -48,7 +48,7 @@
   for (const form of document.querySelectorAll("form.try")) {
     form.addEventListener("input", (event) => {
       clearTimeout(timer);
-      timer = setTimeout(update, event.target.type === "text" ? TYPING_PAUSE : 0, form);
+      timer = setTimeout(update, ["text", "textarea"].includes(event.target.type) ? TYPING_PAUSE : 0, form);
     });
     form.addEventListener("submit", (event) => {
       event.preventDefault();

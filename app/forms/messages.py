@@ -29,9 +29,9 @@ LABELS: dict[str, str] = {
 _INSTEAD = (
     (
         'must be a catalogue id, {"config": {...}} with a config.json, or {"parameters": N} with textbook accounting',
-        "give a model's id or its hub URL, or paste its config.json below",
+        "give a model's id or its hub URL, or paste its config.json into the form",
     ),
-    ('give its config.json as {"config": {...}}', "paste its config.json below"),
+    ('give its config.json as {"config": {...}}', "paste its config.json into the form"),
     ('with "accounting": "textbook"', "with “Accounting”, under More settings, set to textbook"),
     ("give its size as device.memory_bytes", "give its size under “Memory”"),
     ("use false", "untick it"),

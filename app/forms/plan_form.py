@@ -77,6 +77,9 @@ class Form(TypedForm):
 
     defaults = DEFAULTS
 
+    #: The batch before the tool raised it; empty if it did not.
+    raised_from: str = ""
+
     @property
     def method(self) -> str:
         """The name of the selected method."""
@@ -173,8 +176,12 @@ def read(pairs: Iterable[tuple[str, str]]) -> Form:
     given = list(pairs)
     ticked = ",".join(value for name, value in given if name == COMPARED and value)
     submitted = {**dict(given), **({COMPARED: ticked} if ticked else {})}
-    typed, unknown = typed_fields(submitted.items(), DEFAULTS, ignored={FILE, tool_fields.SHOWN})
-    return Form(typed={**typed, **tool_fields.chosen(submitted, typed, DEFAULTS)}, unknown=unknown)
+    typed, unknown = typed_fields(
+        submitted.items(), DEFAULTS, ignored={FILE, tool_fields.SHOWN, tool_fields.RAISED_FROM}
+    )
+    changed = {**typed, **tool_fields.chosen(submitted, typed, DEFAULTS)}
+    before = tool_fields.batch_before(submitted, typed)
+    return Form(typed=changed, unknown=unknown, raised_from="" if before == changed[tool_fields.BATCH] else before)
 
 
 def read_strictly(pairs: Iterable[tuple[str, str]]) -> Form:

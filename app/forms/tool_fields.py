@@ -21,6 +21,12 @@ TOOL = "tool"
 #: The hidden field with the tool whose defaults the form has. A change of the tool is noticed without scripts.
 SHOWN = "tool_shown"
 
+#: The field of the size whose least value a tool can raise.
+BATCH = "micro_batch_size"
+
+#: The hidden field with the batch before a tool raised it; empty if none did. Another tool restores it.
+RAISED_FROM = "raised_from"
+
 
 def _name(path: str) -> str:
     """Return the field of a setting's path."""
@@ -48,7 +54,8 @@ def chosen(submitted: Mapping[str, str], typed: Mapping[str, str], defaults: Map
     tool = TOOLS.get(typed[TOOL])
     changes: dict[str, str] = {}
     if tool is not None and submitted.get(SHOWN, tool.name) != tool.name:
-        changes = texts(tool, typed["method"], defaults) | raised(tool, typed)
+        before = {BATCH: batch_before(submitted, typed)}
+        changes = before | texts(tool, typed["method"], defaults) | raised(tool, {**typed, **before})
     elif tool is not None and SHOWN not in submitted and "trainer" not in submitted:
         given = texts(tool, typed["method"], defaults) | raised(tool, typed)
         changes = {name: text for name, text in given.items() if name not in submitted}
@@ -69,6 +76,13 @@ def raised(tool: Tool, typed: Mapping[str, str]) -> dict[str, str]:
     """Return the minimum values of a tool where smaller ones are typed."""
     least = {_name(default.path): default.value for default in tool.defaults_for(typed["method"]) if default.is_least}
     return {name: _text(name, value) for name, value in least.items() if not _is_enough(typed[name], value)}
+
+
+def batch_before(submitted: Mapping[str, str], typed: Mapping[str, str]) -> str:
+    """Return the batch of a form without what its tool raised: the typed one, unless that is the tool's least value."""
+    before, tool = submitted.get(RAISED_FROM, ""), TOOLS.get(submitted.get(SHOWN, ""))
+    is_raised = tool is not None and raised(tool, {**typed, BATCH: before}) == {BATCH: typed[BATCH]}
+    return before if before and is_raised else typed[BATCH]
 
 
 def _is_enough(text: str, least: int) -> bool:

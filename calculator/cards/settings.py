@@ -28,8 +28,8 @@ SETTINGS = (
     "One training step of a plain PyTorch loop on one GPU: bfloat16 weights, the adamw_torch optimizer, gradient "
     "checkpointing, SDPA attention, no padding. LoRA and QLoRA have r 16 and all-linear; other methods have the "
     "defaults of PEFT. Images and audio have the number of tokens that the model's config determines. A replay of "
-    "PyTorch's caching allocator gives reserved memory. The figures are for device.type meta. A row states what "
-    "differs."
+    "PyTorch's caching allocator gives reserved memory. The figures leave out tensors that only CUDA kernels allocate; "
+    "an estimate with “Device type” cuda counts them. A row states what differs."
 )
 
 #: The sequence lengths that are tried with a micro-batch of 1, in tokens. The first is the minimum for a row.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import cache
+from difflib import SequenceMatcher, get_close_matches
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -74,12 +74,20 @@ def read(file: str) -> Any:
     return json.loads(files(__name__).joinpath(file).read_text(encoding="utf-8"))
 
 
+#: The least similarity of a name that is proposed, and the least length of a name that is proposed as a part.
+_CUTOFF, _PART = 0.6, 5
+
+
 def similar_names(name: str, names: list[str]) -> list[str]:
-    """Return at most five known names that are similar to a name, the closest first."""
+    """Return at most five known names that are similar to a name, the closest first.
+
+    Those that contain the name precede those that are a part of it.
+    """
     exact = {spelling.lower(): spelling for spelling in names}
     key = name.lower()
     containing = sorted((s for s in exact if key and key in s), key=len)
-    similar = containing + get_close_matches(key, exact, n=5, cutoff=0.5)
+    contained = sorted((s for s in exact if len(s) >= _PART and s in key), key=len, reverse=True)
+    similar = containing + contained + get_close_matches(key, exact, n=5, cutoff=_CUTOFF)
     return [exact[s] for s in dict.fromkeys(similar)][:5]
 
 
@@ -129,17 +137,26 @@ def _owner(name: str) -> str:
     return name.lower().rpartition("/")[0]
 
 
+def similar(name: str) -> list[str]:
+    """Return names of models that are similar to a name: one of each model, those of the same owner first."""
+    return _similar_models(_key(name)[:100].replace(" ", "-"))
+
+
 def _suggestion(name: str) -> str:
-    near, instead = _similar_names(_key(name)[:100].replace(" ", "-")), 'give its config.json as {"config": {...}}'
+    near, instead = similar(name), 'give its config.json as {"config": {...}}'
     return f"did you mean {', '.join(near)}? Or {instead}" if near else instead
 
 
-def _similar_names(key: str) -> list[str]:
-    """Return the names that are similar to a name: one of each model, those of the same owner first."""
+def _similar_models(key: str) -> list[str]:
     names = [name for entry in models() for name in (entry.id, *entry.aliases)]
     bare = {name.rsplit("/", 1)[-1]: name for name in reversed(names)}
     similar = [bare[n] for n in similar_names(key.rsplit("/", 1)[-1], list(bare))] or similar_names(key, names)
-    names_by_model: dict[str, str] = {}
+    names_by_model: dict[str, list[str]] = {}
     for name in similar:
-        names_by_model.setdefault(_index()[name.lower()].id, name)
-    return sorted(names_by_model.values(), key=lambda name: _owner(name) != _owner(key))
+        names_by_model.setdefault(_index()[name.lower()].id, []).append(name)
+    closest_names = (max(spellings, key=partial(_similarity, key)) for spellings in names_by_model.values())
+    return sorted(closest_names, key=lambda name: _owner(name) != _owner(key))
+
+
+def _similarity(key: str, name: str) -> float:
+    return SequenceMatcher(None, key, name.lower()).ratio()

@@ -282,7 +282,11 @@ def warnings(request: Request, model: Model, prepared: PreparedModel) -> tuple[s
             "The rule for reserved memory is for the allocator's default settings: device.alloc_conf changes nothing"
             " unless reserved is replay."
         )
-    training = request.training
+    training, given = request.training, request.device.memory_bytes
+    if given is not None and given < 1 << 20:
+        lines.append(
+            f"device.memory_bytes is a number of bytes, and {given:,} is less than 1 MiB: 24 GiB is {24 << 30}."
+        )
     if request.reserved == "rule" and (training.sequence_lengths or training.torch_empty_cache_steps):
         lines.append(
             "The rule for reserved memory is for micro-batches of one length and a cache that is never emptied:"

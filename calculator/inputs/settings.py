@@ -6,6 +6,7 @@ import dataclasses
 import math
 import types
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -169,7 +170,7 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
         wrong = None if type(given) in declaration.plain else mismatch(declaration.type, given)
         message = wrong or out_of_range(declaration.setting, given)
         if message:
-            message += instead_of(declaration.setting, given)
+            message += instead_of(declaration, given)
             problems.append(Problem(loc=f"{loc}.{key}", msg=message, input=given))
             continue
         try:
@@ -211,10 +212,22 @@ def mismatch(kind: Any, value: Any) -> str | None:
     return "must be " + " or ".join(_wording(member) for member in members)
 
 
-def instead_of(declaration: Setting, value: Any) -> str:
-    """Return a hint on what to use instead of a value that users try. Empty for other values."""
-    hint = declaration.instead.get(value) if isinstance(value, str) else None
+def instead_of(declaration: Declared, value: Any) -> str:
+    """Return a hint on what to use instead of a text: of a value that users try, or a similar choice. Else empty."""
+    if not isinstance(value, str):
+        return ""
+    hint = declaration.setting.instead.get(value) or _similar_choice(declaration.type, value.lower())
     return f". {hint}" if hint else ""
+
+
+def _similar_choice(kind: Any, text: str) -> str:
+    """Return the choice that is spelled like a text, or the only one that contains it, in a hint."""
+    choices = [
+        choice for member in _union_members(kind) if get_origin(member) is Literal for choice in get_args(member)
+    ]
+    containing = [choice for choice in choices if text and text in choice]
+    similar = get_close_matches(text, choices, n=1, cutoff=0.7) or (containing if len(containing) == 1 else [])
+    return f"Use {similar[0]}" if similar else ""
 
 
 def out_of_range(declaration: Setting, value: Any) -> str | None:

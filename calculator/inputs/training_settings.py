@@ -32,6 +32,8 @@ TOOLS = {
     "axolotl": "axolotl is a tool: import its file, start from its defaults with --tool axolotl, or use transformers",
     "llama-factory": "LLaMA-Factory is a tool: import its file, start from its defaults with --tool llama-factory, or "
     "use transformers",
+    "Trainer": "Use transformers",
+    **{f"{name}Trainer": f"Use trl-{name.lower()}" for name in ("SFT", "DPO", "KTO", "ORPO", "Reward", "GRPO", "RLOO")},
 }
 
 

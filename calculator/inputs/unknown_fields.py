@@ -51,6 +51,8 @@ _FIELDS = {
     "optim": SuggestedField("training.optimizer"),
     "per_device_train_batch_size": SuggestedField("training.micro_batch_size"),
     "rank": SuggestedField("method.r"),
+    "seq_len": SuggestedField("training.sequence_length"),
+    "seq_length": SuggestedField("training.sequence_length"),
     "sharding": SuggestedField("device.sharding"),
     "torch_dtype": SuggestedField("training.dtype"),
     "trainer": SuggestedField("training.trainer"),

@@ -13,6 +13,7 @@ from calculator.estimation.positions import most_positions, positions_reason
 from calculator.inputs.settings import Declared, declared
 from calculator.inputs.size_settings import SizeName
 from calculator.inputs.training import Training
+from calculator.methods.low_rank.ranks import sentence, smaller_sides
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +129,7 @@ def _matrix(request: Request, model: Model) -> Bound:
 
     The rank of B·A can't exceed it in any matrix.
     """
-    sides = _smaller_sides(request, model)
+    sides = smaller_sides(request.method, model, request.training)
     name = max(sides, key=lambda side: sides[side])
     reason = f"the smaller side of {name} is {sides[name]:,}, the largest of all adapted matrices: rank is at most that"
     return Bound(by="matrix", limit=sides[name], reason=reason)
@@ -136,16 +137,6 @@ def _matrix(request: Request, model: Model) -> Bound:
 
 def outgrown(request: Request, model: Model, r: int) -> tuple[str, ...]:
     """Return a warning if a rank exceeds the smaller side of some adapted matrices."""
-    sides = _smaller_sides(request, model)
-    names = [f"{name} ({side:,})" for name, side in sides.items() if side < r]
-    warning = f"r {r:,} is larger than the smaller side of {', '.join(names)}: it adds parameters there, but no rank"
-    return (warning,) if names else ()
-
-
-def _smaller_sides(request: Request, model: Model) -> dict[str, int]:
-    """Return the smaller side of each adapted matrix that runs, by the last part of its name."""
-    return {
-        path.rsplit(".", 1)[-1]: int(min(module.in_features, module.out_features))
-        for path, module in model.running
-        if request.method.module_spec(path, module, model, request.training).added
-    }
+    sides = smaller_sides(request.method, model, request.training)
+    exceeded = {name: side for name, side in sides.items() if side < r}
+    return (sentence(r, exceeded),) if exceeded else ()

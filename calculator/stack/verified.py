@@ -186,9 +186,9 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
     if not knows_trainer(training.trainer, versions):
         traced = OLDER_TRAINERS.get(training.trainer or "")
         older = f"stack.trl {listed((traced,))}, " if traced else ""
-        of_trl = f" of TRL {versions.trl}" if (training.trainer or "").startswith("trl-") else ""
+        trl_release = f" of TRL {versions.trl}" if (training.trainer or "").startswith("trl-") else ""
         message = (
-            f"what {training.trainer}{of_trl} does with {named} is not known: use {older}transformers, or"
+            f"what {training.trainer}{trl_release} does with {named} is not known: use {older}transformers, or"
             f" stack.transformers {newest}"
         )
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)

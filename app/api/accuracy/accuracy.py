@@ -96,13 +96,17 @@ def method_name(method: Method) -> str:
     return "dora" if getattr(method, "use_dora", False) else method.name
 
 
+#: The least error that is not rounded to 0.00 %.
+_SHOWN = 0.00005
+
+
 @cache
 def _sentence(method: str) -> str:
     label, errors = _inside_a_sentence(LABELS[method]), errors_of_method(method)
     if not errors:
         return f"No GPU measurement of {label} is known with which such an estimate could be compared."
     figures = sum(error.figures for error in errors)
-    ranges = "; ".join(f"{STATISTICS[error.statistic]} {_range(error)} (in {error.figures})" for error in errors)
+    ranges = "; ".join(f"{STATISTICS[error.statistic]} {range_text(error)} (in {error.figures})" for error in errors)
     counted = f"{figures} measurements" if figures > 1 else "one measurement"
     by_replay = any(error.statistic in RESERVED for error in errors)
     replayed = " They replay the allocator for reserved memory." if by_replay else ""
@@ -123,9 +127,16 @@ def _inside_a_sentence(label: str) -> str:
     return label.lower() if label == label.capitalize() else label
 
 
-def _range(errors: Errors) -> str:
-    low, high = error_text(errors.lowest_error), error_text(errors.highest_error)
-    return low if low == high else f"{low} to {high}"
+def range_text(errors: Errors) -> str:
+    """Return a range of errors as text. Errors that round to 0.00 % count as none if others are larger."""
+    near, far = sorted((errors.lowest_error, errors.highest_error), key=abs)
+    if error_text(near) == error_text(far):
+        return error_text(near)
+    if abs(near) < _SHOWN:
+        return f"up to {error_text(far)}"
+    if near * far > 0:
+        return f"{abs(near) * 100:.2f} % to {error_text(far)}"
+    return f"{error_text(errors.lowest_error)} to {error_text(errors.highest_error)}"
 
 
 def error_text(error: float) -> str:

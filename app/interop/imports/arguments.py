@@ -74,7 +74,7 @@ def arguments(keys: Keys, trainer: TrainerName, defaults: ArgumentDefaults) -> d
     """Return the training settings of a configuration, and of the model's attention."""
     attention = keys.choice("attn_implementation", ATTENTION, "sdpa", "sdpa")
     batch = keys.integer("per_device_train_batch_size", defaults.batch)
-    checkpointing = _checkpointing(keys, defaults)
+    checkpointed = checkpointing(keys, default=defaults.checkpointing)
     training = {
         "attention": attention,
         "autocast": _autocast(keys, defaults),
@@ -82,8 +82,8 @@ def arguments(keys: Keys, trainer: TrainerName, defaults: ArgumentDefaults) -> d
         "gradient_accumulation_steps": keys.integer("gradient_accumulation_steps", defaults.accumulation),
         **optimizer(keys, "optim", defaults.optimizer),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
-        **checkpointing,
-        **_offloading(keys, trainer, checkpointing),
+        **checkpointed,
+        **_offloading(keys, trainer, checkpointed),
         **(generation(keys, trainer) if TRAINERS[trainer].facts.generates else _length(keys, trainer, defaults)),
         **_packing(keys, trainer, attention, batch),
         **_loss(keys, trainer),
@@ -96,12 +96,12 @@ def arguments(keys: Keys, trainer: TrainerName, defaults: ArgumentDefaults) -> d
     return unpadded(keys, "padding", {**training, **_declared(keys, training)})
 
 
-def _offloading(keys: Keys, trainer: TrainerName, checkpointing: dict[str, Any]) -> dict[str, Any]:
+def _offloading(keys: Keys, trainer: TrainerName, checkpointed: dict[str, Any]) -> dict[str, Any]:
     """Return whether saved tensors are offloaded. Where that is not modeled, it is a warning."""
     if trainer == "unsloth":  # which reads a key of the same name
         return {}
-    reentrant = checkpointing.get("gradient_checkpointing_kwargs", {}).get("use_reentrant", False)
-    is_modeled = checkpointing["gradient_checkpointing"] and not reentrant
+    reentrant = checkpointed.get("gradient_checkpointing_kwargs", {}).get("use_reentrant", False)
+    is_modeled = checkpointed["gradient_checkpointing"] and not reentrant
     if TRAINERS[trainer].facts.offloads_saved_tensors and is_modeled:
         return {"activation_offloading": True} if keys.flag("activation_offloading") else {}
     other_runs.warn_of(keys, other_runs.OFFLOADING)
@@ -115,15 +115,16 @@ def _autocast(keys: Keys, defaults: ArgumentDefaults) -> str | None:
     return "float16" if fp16 else None
 
 
-def _checkpointing(keys: Keys, defaults: ArgumentDefaults) -> dict[str, Any]:
-    checkpointing = keys.flag("gradient_checkpointing", default=defaults.checkpointing)
+def checkpointing(keys: Keys, *, default: bool) -> dict[str, Any]:
+    """Return what TrainingArguments' keys checkpoint."""
+    is_on = keys.flag("gradient_checkpointing", default=default)
     options = keys.take("gradient_checkpointing_kwargs", {})
     is_read = isinstance(options, dict) and set(options) <= {"use_reentrant"}
     if not is_read:
         keys.miss("gradient_checkpointing_kwargs", options, "only use_reentrant is read")
     reentrant = options.get("use_reentrant") if isinstance(options, dict) else None
     given = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}} if isinstance(reentrant, bool) else {}
-    return {"gradient_checkpointing": checkpointing, **(given if checkpointing else {})}
+    return {"gradient_checkpointing": is_on, **(given if is_on else {})}
 
 
 def _length(keys: Keys, trainer: str, defaults: ArgumentDefaults) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from app.interop.exports import llama_factory
 from app.interop.frozen_layers import TRAINABLE_LAYERS, FrozenLayers
 from app.interop.imports import active_layers, preferences
+from app.interop.imports.arguments import checkpointing
 from app.interop.imports.distribution import distributed
 from app.interop.imports.frozen_towers import language_targets, trained_in_full
 from app.interop.imports.other_runs import text_of
@@ -140,7 +141,8 @@ def _freeze(keys: Keys, model: Model | None) -> dict[str, Any]:
     layers, spread = keys.integer("freeze_trainable_layers", TRAINABLE_LAYERS), keys.flag("use_llama_pro")
     modules, extra = keys.names("freeze_trainable_modules") or ["all"], keys.names("freeze_extra_modules") or []
     if model is None:
-        message = "freezes layers by number, which requires a known model: give its id or config"
+        name = keys.given("model_name_or_path")
+        message = f"freezes layers by number, and {name!r} is not in the catalogue: give a model with as many layers"
         raise refusal("content.finetuning_type", message, "freeze")
     count = len(model.decoder.layers)
     if not layers or (spread and (layers < 0 or count % layers)):
@@ -285,12 +287,17 @@ def _attention(keys: Keys, model: Model | None) -> str:
 
 
 def _checkpointing(keys: Keys) -> dict[str, Any]:
-    checkpointing, reentrant = (
-        not keys.flag("disable_gradient_checkpointing"),
-        keys.flag("use_reentrant_gc", default=True),
-    )
-    options = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}} if checkpointing else {}
-    return {"gradient_checkpointing": checkpointing, **options}
+    """Return what is checkpointed. With `gradient_checkpointing`, Trainer enables it again, with its own kwargs.
+
+    Source: model/model_utils/checkpointing.py, _gradient_checkpointing_enable; transformers 5.8, trainer.py, train.
+    """
+    disabled, reentrant = keys.flag("disable_gradient_checkpointing"), keys.flag("use_reentrant_gc", default=True)
+    if keys.left.get("gradient_checkpointing") is True:
+        settings = checkpointing(keys, default=False)
+        return settings if disabled else {"gradient_checkpointing_kwargs": {"use_reentrant": True}, **settings}
+    keys.forget(("gradient_checkpointing", "gradient_checkpointing_kwargs"))
+    options = {} if disabled else {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    return {"gradient_checkpointing": not disabled, **options}
 
 
 def _without_checkpointing(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:

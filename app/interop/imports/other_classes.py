@@ -43,6 +43,10 @@ def refuse_other_method(others: Iterable[str]) -> None:
 
 def nothing_read(others: Sequence[str]) -> PlanError:
     """Return the refusal of code that calls nothing that sets up a run."""
+    if "SentenceTransformerTrainer" in others:
+        message = "trains with SentenceTransformerTrainer, whose files are not read: state the run with the task"
+        message += " feature_extraction, which has MultipleNegativesRankingLoss in the reference step"
+        return refusal("content", message, "SentenceTransformerTrainer")
     if others:
         return refusal("content", f"trains with {others[0]}, which is not modeled: {_MODELED} are", others[0])
     return refusal("content", "calls nothing that sets up a run, such as SFTConfig or from_pretrained", None)

@@ -126,8 +126,13 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             modeled="one that trains a single adapter",
         ),
         Feature(
-            keys=("use_eaft", "eaft_", "ebft"),
+            keys=("use_eaft", "eaft_"),
             effect=_OTHER_LOSS,
+            modeled="one with the loss of the next token",
+        ),
+        Feature(
+            keys=("ebft",),
+            effect="Energy-based fine-tuning generates completions, which a frozen copy of the model reads.",
             modeled="one with the loss of the next token",
         ),
         Feature(

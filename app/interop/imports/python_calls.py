@@ -51,6 +51,9 @@ _READ = re.compile(
 #: Unsloth's subclasses of TRL's.
 OF_UNSLOTH = {"UnslothTrainer": "SFTTrainer", "UnslothTrainingArguments": "SFTConfig"}
 
+#: Unsloth's collator of rows with images or audio, whose arguments are not read.
+VISION_COLLATOR = "UnslothVisionDataCollator"
+
 
 def _first_argument(name: str) -> str | None:
     """Return the name of the first argument of a call, where it may be a text."""
@@ -200,6 +203,8 @@ class _Calls(ast.NodeVisitor):
             self.cut_length = self._cut_length(node)
         if is_other(called) and called not in OF_UNSLOTH and called not in self.names.classes:
             self.others.append(called)
+        if called == VISION_COLLATOR:
+            self.calls.append(called)
         name = _READ.fullmatch(OF_UNSLOTH.get(called, loads(called)))
         if name is None or (name[0] in self.calls and name[0].endswith("from_pretrained")):
             return

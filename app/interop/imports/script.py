@@ -20,6 +20,7 @@ from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.other_classes import other_trainer, refuse_other_method
 from app.interop.imports.peft_adapter import OF_CLASSES, method_of
 from app.interop.imports.pinned import stack_of
+from app.interop.imports.python_calls import VISION_COLLATOR
 from app.interop.imports.reference import model_or_none, reference
 from app.interop.imports.script_bases import quantized_base
 from app.interop.imports.target_patterns import targets
@@ -133,9 +134,10 @@ def _images(keys: Keys, calls: tuple[str, ...], task: dict[str, Any]) -> dict[st
     """Return the training settings of images that the code states. Where it states none, it is a warning."""
     if task == {} and keys.script.images:
         return dict(keys.script.images)
-    if any(name.startswith("FastVisionModel") for name in calls) or (task == {} and tasks.may_read_images(calls)):
-        effect = "The vision tower runs for each, and their tokens count in a sequence."
-        keys.warn("the images of a dataset, which the file does not state", effect, "one with text only")
+    image_names = ("FastVisionModel", VISION_COLLATOR)
+    if any(name.startswith(image_names) for name in calls) or (task == {} and tasks.may_read_images(calls)):
+        effect = "Their tower runs for each, and their tokens count in a sequence."
+        keys.warn("the images or audio of a dataset, which the file does not state", effect, "one with text only")
     return {}
 
 

@@ -53,5 +53,6 @@ def get_card(id: str, request: Request) -> Response:  # noqa: A002  the catalogu
         links=view.links,
         pages=view.pages(form, answer) if answer else {},
         shortest=LENGTHS[0],
+        without_rows=view.without_rows(answer) if answer else (),
         title=f"What can I do with {card.name}?",
     )

@@ -12,6 +12,7 @@ from app.forms.plan_form import filled
 from calculator import catalogue
 from calculator.cards.settings import task_of
 from calculator.common.errors import PlanError
+from calculator.estimation.traced.check import modeled_models
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,6 +72,20 @@ def pages(form: CardForm, answer: CardAnswer) -> dict[str, str]:
     if query.offset + len(answer.rows) < answer.total and answer.rows:
         by_address["Next rows"] = form.address(offset=str(query.offset + query.limit))
     return by_address
+
+
+def without_rows(answer: CardAnswer) -> tuple[str, ...]:
+    """Return sentences without full stops on the models of the catalogue that have no rows, and why not."""
+    modeled = {entry.id for entry in modeled_models()}
+    newer = [name for name in answer.missing if name in modeled]
+    traced = [name for name in answer.missing if name not in modeled]
+    sentences = []
+    if newer:
+        sentences.append(f"Models that were added after the table was computed have no rows: {', '.join(newer)}")
+    if traced:
+        why = "because only a trace of the real modules gives their memory, which takes minutes for each run"
+        sentences.append(f"These models of the catalogue have no rows, {why}: {', '.join(traced)}")
+    return tuple(sentences)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

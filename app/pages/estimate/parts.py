@@ -97,6 +97,7 @@ def _refused(form: Form, messages: Mapping[str, str], context: Mapping[str, Any]
             "errors": messages,
             "plan": None,
             "problems": messages,
+            "similar": view.similar_models(form) if "not in the catalogue" in messages.get("model", "") else (),
             "tasks": view.modelled_tasks(form) if "task" in messages else (),
             "title": "This run can't be estimated",
             **context,

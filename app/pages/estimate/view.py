@@ -117,6 +117,12 @@ class Suggested:
     changes: dict[str, str]
 
 
+def similar_models(form: Form) -> tuple[str, ...]:
+    """Return the names of models that are similar to a form's, which is not in the catalogue."""
+    name = form.typed["model"].strip()
+    return tuple(catalogue.similar(name)) if name and not form.typed["config"].strip() else ()
+
+
 def modelled_tasks(form: Form) -> tuple[TaskName, ...]:
     """Return the tasks for which a form's model is modeled, if it is not modeled as a causal language model."""
     try:

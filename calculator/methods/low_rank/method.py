@@ -12,7 +12,7 @@ from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
 from calculator.inputs.settings import setting
 from calculator.methods import token_rows
 from calculator.methods.layer_kinds import full_name
-from calculator.methods.low_rank import layer, layers, merge, parameters, replication, tokens
+from calculator.methods.low_rank import layer, layers, merge, parameters, ranks, replication, tokens
 from calculator.methods.low_rank.block_diagonal import BdLoraConfig  # noqa: TC001  `declared` evaluates annotations
 from calculator.methods.low_rank.initialization import INSTEAD, Initialization, before_the_steps
 from calculator.methods.low_rank.operations import NO_PRODUCT, dora_norms
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.errors import Problem
     from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
     from calculator.layers.expert_weights import Weights
@@ -145,6 +146,10 @@ class LowRank(TargetedMethod):
     def assumptions(self) -> tuple[str, ...]:
         """Sentences on the memory of the initialization before the first step."""
         return before_the_steps(self)
+
+    def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
+        """Return names that PEFT ignores, and ranks that exceed a matrix's smaller side."""
+        return (*TargetedMethod.warnings(self, model, training), *ranks.too_large(self, self.rank_of, model, training))
 
     @property
     def trains_biases(self) -> bool:

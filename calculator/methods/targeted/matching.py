@@ -111,6 +111,13 @@ def is_named(path: str, names: tuple[str, ...]) -> bool:
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
+def unused_names(names: str | tuple[str, ...] | None, model: Model) -> tuple[str, ...]:
+    """Return the names without a module, which PEFT ignores if another name has one."""
+    if not isinstance(names, tuple):
+        return ()
+    return tuple(name for name in names if not any(is_named(path, (name,)) for path, _ in model.paths))
+
+
 def is_requested(path: str, module: Module, method: TargetedMethod, model: Model) -> bool:
     """Return whether `target_modules` matches a module and `exclude_modules` does not.
 

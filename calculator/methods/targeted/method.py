@@ -88,8 +88,15 @@ class TargetedMethod(Method, ABC):
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:  # noqa: ARG002
         """Return names that PEFT ignores."""
-        unused = modules_to_save.unused_names(self.modules_to_save, model)
-        return tuple(f"PEFT ignores {name} in method.modules_to_save: no module's name ends in it." for name in unused)
+        unused = {
+            "modules_to_save": modules_to_save.unused_names(self.modules_to_save, model),
+            "target_modules": matching.unused_names(self.target_modules, model),
+        }
+        return tuple(
+            f"PEFT ignores {name} in method.{setting}: no module's name ends in it."
+            for setting, names in unused.items()
+            for name in names
+        )
 
     def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield refusals of this method alone.

@@ -115,10 +115,10 @@ def test_the_typed_text_is_shown_with_the_allowed_values(client):
             "Model: a bare parameter count is for full fine-tuning with “Accounting”, under More settings, set to",
         ),
         (
-            "/?model=foo",
-            "Model: 'foo' is not in the catalogue; did you mean bigscience/bloom? Or paste its config.json",
+            "/?model=blom",
+            "Model: 'blom' is not in the catalogue; did you mean bigscience/bloom, bigscience/bloom-3b",
         ),
-        ("/?model=", "Model: give a model's id or its hub URL, or paste its config.json below"),
+        ("/?model=", "Model: give a model's id or its hub URL, or paste its config.json into the form"),
         (
             "/?model=8000000000&accounting=textbook",
             "Model: QLoRA needs a model's shapes: give an id or a config; a bare",

@@ -98,3 +98,26 @@ def test_a_model_of_audio_or_images_has_limits_and_no_plan(client, model):
     found = [link for link in links if f"model={model}&" in link]
     assert {urlsplit(link).path for link in found} == {"/", "/limits"}
     assert client.get(found[0]).status_code == 200
+
+
+def test_pages_speak_of_settings_by_their_labels(client):
+    for address in ("/cards", "/cards/rtx-4090"):
+        page = client.get(address).text
+        assert "device.type" not in page
+        assert "“Device type” cuda" in page
+
+
+def test_a_page_states_why_models_have_no_rows(client, monkeypatch):
+    page = client.get("/cards/rtx-4090").text
+    assert "have no rows, because only a trace of the real modules gives their memory" in page
+    assert "google/gemma-3n-E2B" in page
+    assert "after the table was computed" not in page
+    monkeypatch.setattr("app.api.answers.cards.missing", lambda: ("openai-community/gpt2",))
+    page = client.get("/cards/rtx-4090").text
+    assert "added after the table was computed have no rows: openai-community/gpt2." in page
+    assert "only a trace" not in page
+
+
+def test_jamba_has_rows(client):
+    rows = client.get("/api/v1/cards/b300", params={"q": "jamba", "fits": "all"}).json()["rows"]
+    assert {row["method"] for row in rows} == {"full", "lora", "qlora", "ln_tuning", "prompt"}

@@ -227,3 +227,9 @@ def test_pages_are_small_and_load_nothing_from_other_servers(client, name):
     assert int(response.headers["content-length"]) < 40_000
     assert re.findall(r'(?:src|srcset|action|formaction)="(?:https?:)?//', response.text) == []
     assert re.findall(r"\sstyle=|<style|\son[a-z]+=\"", response.text) == []
+
+
+def test_a_list_that_is_longer_than_a_line_has_lines_enough(client):
+    page = client.get("/lesson/quantisation").text
+    assert re.search(r'<textarea id="[^"]*weights"[^>]* rows="2"[^>]*>0\.8, -0\.31', page)
+    assert client.get("/lesson/quantisation", params={"block-weights": "0.8,\n-0.31"}).status_code == 200

@@ -152,6 +152,21 @@ def test_a_model_of_other_tasks_links_to_the_plan_of_each(client, model, tasks):
     assert "Estimate it for" not in client.get("/", params={"model": "gpt2", "r": "0"}).text
 
 
+def test_similar_models_are_linked_with_the_rest_of_the_run(client):
+    page = client.get("/?model=Qwen/Qwen3-8B-Instruct&r=32")
+    assert page.status_code == 422
+    assert "Estimate instead:" in page.text
+    assert '<a href="/?model=Qwen%2FQwen3-8B&amp;r=32">Qwen/Qwen3-8B</a>' in page.text
+    assert "Estimate instead:" not in client.get("/?model=zzzzzzzz").text
+
+
+def test_the_largest_tensors_of_the_step_are_counted(client):
+    page = client.get("/?model=gpt2&method=lora&reserved=rule").text
+    assert "The largest tensor of the step is <em>" in page
+    page = client.get("/?method=qlora&tool=trl-sft&reserved=rule").text
+    assert "The largest tensors of the step are 31 times <em>model.layers.*.mlp: residual after MLP</em>" in page
+
+
 def test_an_unknown_method_is_named(client):
     response = client.get("/?method=magic")
     assert response.status_code == 422

@@ -183,6 +183,39 @@ def test_a_trainer_that_needs_two_rows_raises_the_batch_and_keeps_a_larger_one()
     assert row.instead == "1"
 
 
+def chosen(form, tool, **typed):
+    """Return the form after another tool is chosen, as a browser submits it."""
+    hidden = {"tool_shown": form.tool.name, "raised_from": form.raised_from, "tool": tool}
+    return read({**form.typed, **hidden, **typed}.items())
+
+
+@pytest.mark.parametrize("other", ["reference", "trl-sft", "trl-reward", "axolotl"])
+def test_a_raised_batch_is_lowered_again_with_another_trainer(other):
+    raised = chosen(typed(""), "trl-kto")
+    assert (raised.typed["micro_batch_size"], raised.raised_from) == ("2", "1")
+    kept = chosen(chosen(raised, "trl-kto", sequence_length="512"), "trl-grpo")
+    assert (kept.typed["micro_batch_size"], kept.raised_from) == ("2", "1")
+    lowered = chosen(kept, other)
+    assert (lowered.typed["micro_batch_size"], lowered.raised_from) == ("1", "")
+
+
+def test_a_batch_that_is_typed_is_not_lowered():
+    assert chosen(typed("micro_batch_size=2"), "trl-kto").raised_from == ""
+    larger = chosen(chosen(typed(""), "trl-kto"), "trl-kto", micro_batch_size="4")
+    assert (larger.raised_from, chosen(larger, "trl-sft").typed["micro_batch_size"]) == ("", "4")
+
+
+def test_the_page_has_the_batch_before_a_trainer_raised_it(client):
+    page = client.get(f"/?model={MODEL}&tool=trl-kto&reserved=rule").text
+    assert 'name="raised_from" id="raised-from" value="1">' in page
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_reference_step_after_any_trainer_is_the_first_form(tool):
+    first = typed("r=32&sequence_length=512")
+    assert chosen(chosen(first, tool), "reference").address() == first.address()
+
+
 UNSLOTH = {
     "trainer": "unsloth",
     "autocast": "bfloat16",

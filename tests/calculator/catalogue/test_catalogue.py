@@ -74,10 +74,18 @@ def test_an_unknown_model_is_refused_with_the_closest_ones(name, named):
         ("meta-llama/Llama-3.1-8B-Instruct-FP8", "meta-llama/Llama-3.1-8B-Instruct"),
         ("Qwen2.5-7B-Instruct-AWQ", "Qwen/Qwen2.5-7B-Instruct"),
         ("gemma 3 27b", "google/gemma-3-27b-it"),
+        ("Qwen/Qwen3-8B-Instruct", "Qwen/Qwen3-8B"),
+        ("meta-lama/Llama-3.1-8B-Instrct", "meta-llama/Llama-3.1-8B-Instruct"),
     ],
 )
 def test_an_alias_of_the_same_owner_is_named_first(name, first):
     with pytest.raises(PlanError, match=f"did you mean {re.escape(first)}, "):
+        model(name)
+
+
+@pytest.mark.parametrize("name", ["LnL-AI/dbrx-base-converted-v2", "deepcogito/cogito-v1-preview-llama-3B"])
+def test_a_name_that_is_similar_by_chance_proposes_no_model(name):
+    with pytest.raises(PlanError, match=r"is not in the catalogue; give its config\.json"):
         model(name)
 
 

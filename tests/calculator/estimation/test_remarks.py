@@ -50,3 +50,18 @@ def test_experts_that_a_preparation_casts_to_float32_are_named(prepared):
     }
     found = " ".join(estimate(parse_request(body)).warnings)
     assert ("casts experts, which bitsandbytes leaves alone, to float32" in found) is prepared
+
+
+def test_a_memory_in_gib_is_a_warning():
+    def warned(memory):
+        return any("is a number of bytes" in line for line in warnings_of(memory))
+
+    def warnings_of(memory):
+        body = {"model": "gpt2", "method": {"name": "lora"}, "device": {"memory_bytes": memory}, "reserved": "rule"}
+        return estimate(parse_request(body)).warnings
+
+    assert "device.memory_bytes is a number of bytes, and 24 is less than 1 MiB: 24 GiB is 25769803776." in warnings_of(
+        24
+    )
+    assert warned(24 << 10)
+    assert not warned(24 << 30)

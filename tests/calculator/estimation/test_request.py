@@ -75,3 +75,27 @@ def test_a_tool_in_place_of_a_trainer_is_refused_with_what_to_do_instead(name, h
 def test_a_value_of_another_shape_is_refused_with_the_shape_that_is_read(part, hint):
     with pytest.raises(PlanError, match=re.escape(hint)):
         parse_request({"model": "openai-community/gpt2", "method": {"name": "lora"}, **part})
+
+
+@pytest.mark.parametrize(
+    ("part", "hint"),
+    [
+        ({"training": {"trainer": "SFTTrainer"}}, "Use trl-sft"),
+        ({"training": {"trainer": "dpo"}}, "Use trl-dpo"),
+        ({"training": {"trainer": "Trainer"}}, "Use transformers"),
+        ({"training": {"optimizer": "adamw_8bits"}}, "Use adamw_8bit"),
+        ({"training": {"attention": "flash"}}, "Use flash_attention_2"),
+        ({"training": {"dtype": "bf16"}}, "Use bfloat16"),
+        ({"task": "CAUSAL_LM"}, "Use causal_lm"),
+    ],
+)
+def test_a_choice_that_is_spelled_differently_is_named(part, hint):
+    with pytest.raises(PlanError, match=rf"\. {hint}$"):
+        parse_request({"model": "gpt2", "method": {"name": "lora"}, **part})
+
+
+@pytest.mark.parametrize("trainer", ["trl", "nobody", ""])
+def test_a_choice_that_resembles_none_or_several_gets_no_hint(trainer):
+    with pytest.raises(PlanError) as caught:
+        parse_request({"model": "gpt2", "method": {"name": "lora"}, "training": {"trainer": trainer}})
+    assert "Use " not in caught.value.problems[0].msg

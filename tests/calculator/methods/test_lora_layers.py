@@ -149,3 +149,20 @@ def test_settings_that_peft_refuses_are_refused(settings, loc, message):
 def test_keys_that_peft_adds_to_a_configuration_are_not_in_the_settings():
     config_arguments(LoRA())["rank_pattern"]["gate_up_proj"] = 16
     assert LoRA().rank_pattern == {}
+
+
+@pytest.mark.parametrize("name", ["lora", "qlora"])
+def test_a_rank_above_the_smaller_side_of_a_matrix_is_a_warning(name):
+    def warnings(**method):
+        body = {"name": name, "target_modules": ["q_proj", "k_proj", "v_proj"], **method}
+        request = {"model": "meta-llama/Llama-3.1-8B", "method": body, "reserved": "rule"}
+        return [line for line in estimate(parse_request(request)).warnings if "smaller side" in line]
+
+    assert warnings(r=1024) == []
+    sides = "k_proj (1,024), v_proj (1,024)"
+    assert warnings(r=1025) == [
+        f"r 1,025 is larger than the smaller side of {sides}: it adds parameters there, but no rank."
+    ]
+    assert warnings(r=8, rank_pattern={"v_proj": 2048}) == [
+        "r 2,048 is larger than the smaller side of v_proj (1,024): it adds parameters there, but no rank."
+    ]

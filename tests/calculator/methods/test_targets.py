@@ -6,8 +6,8 @@ import pytest
 
 from calculator.common.errors import PlanError
 from calculator.comparison.methods import compare, parse_comparison
-from calculator.estimation.estimate import model_of
-from calculator.estimation.request import ModelReference
+from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.request import ModelReference, parse_request
 from calculator.estimation.traced.check import modeled_models
 from calculator.methods import LoRA
 from calculator.methods.targeted.matching import attention_projections
@@ -100,3 +100,12 @@ def test_a_comparison_has_the_nearest_plan_of_a_mixture_whose_router_is_not_mode
     assert row.estimate is None
     assert row.alternative.changes == {"method.target_modules": names}
     assert list(row.alternative.estimate.method.target_modules) == names
+
+
+def test_a_target_without_a_module_is_a_warning():
+    body = {"model": "meta-llama/Llama-3.1-8B", "reserved": "rule"}
+    method = {"name": "lora", "target_modules": ["q_proj,", "self_attn.v_proj"]}
+    found = estimate(parse_request({**body, "method": method}))
+    assert found.warnings == ("PEFT ignores q_proj, in method.target_modules: no module's name ends in it.",)
+    right = {**method, "target_modules": ["q_proj", "v_proj", "lm_head"]}
+    assert estimate(parse_request({**body, "method": right})).warnings == ()

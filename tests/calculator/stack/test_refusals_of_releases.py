@@ -96,5 +96,5 @@ def test_a_frozen_reference_of_an_older_release_on_several_gpus_is_refused() -> 
 
 
 def test_a_trainer_that_is_none_of_trl_is_named_without_its_release() -> None:
-    with pytest.raises(PlanError, match="what torchtune does with transformers 4.57 is not known: use transformers"):
+    with pytest.raises(PlanError, match=r"what torchtune does with transformers 4\.57 is not known: use transformers"):
         estimate(parse_request(body("4.57", {**GEMMA3, "model_type": "llama"}, trainer="torchtune")))

@@ -1,12 +1,13 @@
 """The accuracy of an estimate comes from the committed residuals, and is the same in API, pages and command line."""
 
 import re
+from dataclasses import replace
 from html import unescape
 
 import pytest
 
-from app.api.accuracy.accuracy import accuracy, error_text
-from app.api.accuracy.residuals import residuals
+from app.api.accuracy.accuracy import accuracy, error_text, range_text
+from app.api.accuracy.residuals import errors_by_statistic, residuals
 from calculator.allocator.reserved_assumptions import RULE_ACCURACY
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
@@ -86,3 +87,20 @@ def test_the_page_and_the_api_state_the_same_accuracy(client, method):
 )
 def test_an_error_is_formatted_as_text(error, words):
     assert error_text(error) == words
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "words"),
+    [
+        (-0.0001, 0.00001, "up to 0.01 % low"),
+        (-0.0439, -0.0285, "2.85 % to 4.39 % low"),
+        (0.0011, 0.0024, "0.11 % to 0.24 % high"),
+        (-0.0049, 0.0013, "0.49 % low to 0.13 % high"),
+        (-0.0001, 0.0001, "0.01 % low to 0.01 % high"),
+        (0.0, 0.0, "exact"),
+        (-0.00001, 0.00001, "under 0.01 % off"),
+    ],
+)
+def test_a_range_of_errors_is_formatted_as_text(lowest, highest, words):
+    (errors, *_) = errors_by_statistic(residuals())
+    assert range_text(replace(errors, lowest_error=lowest, highest_error=highest)) == words

@@ -295,7 +295,7 @@ def test_unsloth_replaces_a_batch_that_is_no_whole_groups_of_completions():
 
 def test_a_script_that_loads_a_model_of_images_is_read_with_a_warning():
     found = read(UNSLOTH.replace("FastLanguageModel", "FastVisionModel"))
-    assert any("images of a dataset" in warning for warning in found.warnings)
+    assert any("images or audio of a dataset" in warning for warning in found.warnings)
 
 
 @pytest.mark.parametrize(

@@ -299,3 +299,28 @@ def test_an_optimizer_of_llama_factory_alone_is_warned_about(key):
     assert not found.not_understood
     assert f"{key}: true" in found.warnings[0]
     assert "one with adamw_torch_fused" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "checkpointing", "reentrant"),
+    [
+        ("use_reentrant_gc: false", True, False),
+        ("gradient_checkpointing: true\nuse_reentrant_gc: false", True, True),
+        ("gradient_checkpointing: true\ngradient_checkpointing_kwargs: {use_reentrant: false}", True, False),
+        ("gradient_checkpointing: false\ngradient_checkpointing_kwargs: {use_reentrant: false}", True, True),
+        ("disable_gradient_checkpointing: true", False, None),
+        ("disable_gradient_checkpointing: true\ngradient_checkpointing: true", True, None),
+    ],
+)
+def test_trainer_enables_llama_factorys_checkpointing_again(text, checkpointing, reentrant):
+    found = llama_factory(text)
+    training = found.request["training"]
+    assert training["gradient_checkpointing"] is checkpointing
+    assert training.get("gradient_checkpointing_kwargs", {}).get("use_reentrant") is reentrant
+    assert not {"gradient_checkpointing", "gradient_checkpointing_kwargs"} & set(missed(found))
+
+
+def test_frozen_layers_of_an_unknown_model_are_refused_with_its_name():
+    problem = refused("model_name_or_path: models/llama3-8b-pro\nfinetuning_type: freeze\n")
+    assert problem.loc == "content.finetuning_type"
+    assert "'models/llama3-8b-pro' is not in the catalogue" in problem.msg

@@ -66,7 +66,7 @@ def test_a_model_that_also_reads_images_is_read_with_a_warning_of_them():
         'model = Qwen3VLForConditionalGeneration.from_pretrained("Qwen/Qwen3-VL-4B-Instruct")\nSFTTrainer(model)'
     )
     assert found.request["model"] == "Qwen/Qwen3-VL-4B-Instruct"
-    assert any("the images of a dataset" in warning for warning in found.warnings)
+    assert any("the images or audio of a dataset" in warning for warning in found.warnings)
 
 
 def test_the_model_of_a_reward_trainer_is_that_of_its_classifier():

@@ -109,3 +109,9 @@ def test_the_api_the_command_line_and_the_page_show_the_warning(client, tmp_path
     page = client.post("/import", data={"content": text}).text
     assert warning in page
     assert "Warning" in page[: page.index(warning)][-400:]
+
+
+def test_energy_based_fine_tuning_is_described_as_what_it_is():
+    found = imported("axolotl", "rl: ebft\nebft:\n  mode: strided")
+    (warning,) = (line for line in found.warnings if "ebft: {" in line)
+    assert "a frozen copy of the model reads" in warning

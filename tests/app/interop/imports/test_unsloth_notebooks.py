@@ -3,6 +3,7 @@
 import pytest
 
 from app.interop.imports import read
+from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 
@@ -104,3 +105,20 @@ def test_embeddings_among_the_targets_are_trained_in_full():
 def test_unsloths_copies_of_older_models_are_those_models(copy, model):
     code = f'from unsloth import FastLanguageModel\nFastLanguageModel.from_pretrained(model_name="{copy}")\n'
     assert read(code).request["model"] == model
+
+
+def test_rows_with_images_or_audio_are_another_run():
+    collator = "trainer = SFTTrainer(model=model, data_collator=UnslothVisionDataCollator(model, processor))\n"
+    load = 'model, processor = FastModel.from_pretrained("unsloth/gemma-4-E4B-it", load_in_4bit=True)\n'
+    found = read(f"{load}model = FastModel.get_peft_model(model, r=8)\n{CONFIG}{collator}")
+    assert any("the images or audio of a dataset" in warning for warning in found.warnings)
+    text = read(f"{load}model = FastModel.get_peft_model(model, r=8)\n{CONFIG}")
+    assert not any("the images or audio of a dataset" in warning for warning in text.warnings)
+
+
+def test_a_notebook_of_sentence_transformers_names_the_task_that_is_modeled():
+    with pytest.raises(PlanError, match="state the run with the task feature_extraction"):
+        read(
+            'model = FastSentenceTransformer.from_pretrained(model_name="unsloth/all-MiniLM-L6-v2")\n'
+            "trainer = SentenceTransformerTrainer(model=model)\n"
+        )
