@@ -60,7 +60,7 @@ def test_samples_are_cut_to_the_sequence_length_if_it_is_given():
 
 
 def drawn(training, count, seed=0):
-    return list(islice(sample_lengths(training)._drawn(training, Random(seed)), count))
+    return list(islice(sample_lengths(training)._random_batches(training, Random(seed)), count))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
