@@ -7,6 +7,7 @@ PORT   ?= 8000
 WORKERS ?= 1
 ARGS   ?=
 TORCH_FLAGS ?=
+MYPY_FLAGS ?=
 # One test process more than cores, since tests of pages wait; at most four: each may load PyTorch.
 TEST_PROCESSES ?= --numprocesses $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))') --dist worksteal
 
@@ -33,7 +34,7 @@ test: $(VENV)/.validation ## Run every test, browser tests included
 check: $(VENV)/.dev ## Check format, lint and types
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
-	@$(RUN) -m mypy
+	@$(RUN) -m mypy $(MYPY_FLAGS)
 
 format: $(VENV)/.dev ## Format the code and fix lint
 	@$(RUN) -m ruff format .

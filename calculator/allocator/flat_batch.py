@@ -55,7 +55,7 @@ class FlatBatch:
         passes: list[Sequence[int]] = [batch.forward, batch.backward]
         self.parts = [self._listed(events) for events in passes]
         for n, row in enumerate(workspace_rows):
-            start = batch.given.first_product(passes[n])
+            start = batch.given.workspace_place(passes[n])
             passes[n] = [*passes[n][:start], row, *passes[n][start:]]
         self.parts_of_first = [self._listed(events) for events in passes]
 

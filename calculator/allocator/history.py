@@ -237,7 +237,7 @@ class History:
         )
         if program.taken:
             self._take(program)
-        for number, (events, start) in enumerate(zip(program.passes, program.products, strict=True)):
+        for number, (events, start) in enumerate(zip(program.passes, program.workspaces, strict=True)):
             self._phase = PASSES[number]
             machine.play([*events[:start], count + number, *events[start:]] if first else events)
             if not number:

@@ -16,6 +16,7 @@ from calculator.common.dtype import ITEMSIZE, rounded
 from calculator.resident.per_parameter import tensors
 from calculator.resident.quantization import BOOK
 from calculator.stack.releases import release
+from calculator.stack.renamed import OLDER_HEADS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,6 +38,8 @@ EMPTIES_CACHE = (0, 20)
 #: The first major release of transformers that reads the next weight before it frees the last one.
 #: Source: transformers 5.0, core_model_loading.py.
 READS_AHEAD = 5
+#: The name of the output head.
+_HEAD = "lm_head"
 
 
 class LoadingOptions(NamedTuple):
@@ -47,18 +50,23 @@ class LoadingOptions(NamedTuple):
         reads_ahead: Whether the next weight is read before the last one is freed, so that free blocks of 4-bit
             weights' float32 constants are not merged with it. Before transformers 5, a weight is freed as soon as it is
             quantized, and published peaks in whole blocks (`fms_acceleration`) equal those of merged blocks.
+        head_in_files: The output head's name in checkpoints, which sort it by that name. Source: transformers 5.24,
+            conversion_mapping.py, and core_model_loading.py, convert_and_load_state_dict_in_model.
     """
 
     empties_cache: bool = False
     reads_ahead: bool = True
+    head_in_files: str = _HEAD
 
 
 def loading_options(prepared: PreparedModel) -> LoadingOptions:
     """Return how a run's releases load its model."""
     stack = prepared.stack
+    head, _ = OLDER_HEADS.get(prepared.model.model_type or "", (_HEAD, None))
     return LoadingOptions(
         empties_cache=prepared.method.is_cast_to_float32 and release(stack.peft)[:2] >= EMPTIES_CACHE,
         reads_ahead=release(stack.transformers)[0] >= READS_AHEAD,
+        head_in_files=head,
     )
 
 
@@ -94,13 +102,25 @@ class Loading:
         loaded: The small and the large pool that the last fast replay of the load left, on an unlimited device.
     """
 
-    __slots__ = ("_book", "_events", "loaded", "most_reserved", "names", "parts", "parts_before", "sizes", "training")
+    __slots__ = (
+        "_book",
+        "_events",
+        "_head",
+        "loaded",
+        "most_reserved",
+        "names",
+        "parts",
+        "parts_before",
+        "sizes",
+        "training",
+    )
 
     def __init__(
         self, state: tuple[ResidentTensor, ...], training: Training, options: LoadingOptions = _DEFAULT
     ) -> None:
         """List the events of a load."""
         self._begin(training)
+        self._head = options.head_in_files
         base = [tensor for tensor in state if tensor.base]
         warmup = sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)
         self._request([WARMUP], [rounded(warmup)])
@@ -124,6 +144,8 @@ class Loading:
         self._events: list[int] | None = None
         #: The code book that bitsandbytes creates when it quantizes the first constants, until it has.
         self._book: ResidentTensor | None = None
+        #: The name of the output head in checkpoints.
+        self._head = _HEAD
         self.loaded: tuple[FlatPool, FlatPool] | None = None
 
     @property
@@ -174,7 +196,8 @@ class Loading:
 
     def _key(self, tensor: ResidentTensor) -> list[str]:
         """Return the key by which weights are sorted before they are read."""
-        return tensor.name.split(".")
+        first, *rest = tensor.name.split(".")
+        return [self._head if first == _HEAD else first, *rest]
 
     def _read(self, base: list[ResidentTensor], reads: dict[ResidentTensor, Read]) -> dict[str, list[int]]:
         """Read the weights in the order of their names. A dense weight is freed after its 4-bit form is complete.

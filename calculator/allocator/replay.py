@@ -279,7 +279,7 @@ class Replay:
 
         The old loss and its graph are freed when the new loss is assigned to the same name.
         """
-        starts = (batch.events.first_product(batch.forward), batch.events.first_product(batch.backward))
+        starts = (batch.events.workspace_place(batch.forward), batch.events.workspace_place(batch.backward))
         for n, (passed, start) in enumerate(zip((batch.forward, batch.backward), starts, strict=True)):
             self.phase = PASSES[n]
             if self.steps == 0 and batch is self.first:

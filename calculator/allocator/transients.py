@@ -26,7 +26,7 @@ from calculator.allocator.recurring_states import Recurring
 from calculator.allocator.repetitions import MIN_REPETITIONS, repetitions_of
 from calculator.allocator.segments import BLOCK
 from calculator.common.budget import check_budget
-from calculator.training_step.periods import Window, first_product, shifted
+from calculator.training_step.periods import Window, after_product, shifted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -171,8 +171,8 @@ class Item:
 class MicroBatch:
     """A micro-batch's events for each pool, with the sizes of its rows in units of 512 bytes.
 
-    `workspaces` are allocated in the first step, where each pass first multiplies matrices. Their rows follow those of
-    the micro-batch.
+    `workspaces` are allocated in the first step, when each pass has allocated the result of its first matrix product.
+    Their rows follow those of the micro-batch.
     """
 
     __slots__ = ("counts", "gradients", "left", "passes", "places", "sizes", "takes", "windows", "workspace_rows")
@@ -359,10 +359,11 @@ def _divided(windows: Sequence[Window]) -> list[Window]:
 
 def _insert_workspace(windows: list[Window], unrolled: Unrolled, row: int) -> None:
     """Add the allocation of a workspace to a pass, where the pass first multiplies matrices."""
-    places = [first_product(window.events, unrolled.rows) for window in windows]
+    places = [after_product(window.events, unrolled.rows, unrolled.products) for window in windows]
     n = next((n for n, place in enumerate(places) if place is not None), 0)
     window, place = windows[n], places[n] or 0
-    assert len(window.shifts) == 1 or not place, "a repeated layer only begins with the first product"
-    before, behind = window.events[:place], window.events[place:]
-    parts = [Window(before, window.lowest, window.shifts)] if before else []
-    windows[n : n + 1] = [*parts, Window([row], 0, (0,)), Window(behind, window.lowest, window.shifts)]
+    assert not any(window.shifts[1:]), "a layer with rows of its own is not repeated if it has the first product"
+    first, others = window.shifts[:1], window.shifts[1:]
+    parts = [Window(window.events[:place], window.lowest, first), Window([row], 0, (0,))]
+    parts += [Window(window.events[place:], window.lowest, first), Window(window.events, window.lowest, others)]
+    windows[n : n + 1] = [part for part in parts if part.events and part.shifts]

@@ -50,6 +50,11 @@ class Kernels:
     efficient_state_on_gpu: bool = False
     #: The bytes that each matrix product allocates while it runs, from PyTorch 2.15 on. Before, a thread keeps them.
     product_workspace: int = 0
+    #: Whether cuBLAS multiplies the positions and frequencies of rotary embeddings. From transformers 5.19 on, they are
+    #: multiplied element by element. From PyTorch 2.13 on, the product of a column and a row is a kernel of Triton.
+    #: Source: transformers 5.18.0, models/qwen2/modeling_qwen2.py, Qwen2RotaryEmbedding.forward; PyTorch 2.13,
+    #: torch/_native/ops/bmm_outer_product/triton_impl.py, which pull request 181658 removes from 2.12.
+    rotary_products: bool = False
     #: The largest block of a key's elements in fla's gated delta rule, by the shared memory of a multiprocessor.
     #: Source: fla-org/flash-linear-attention 0.5.2, fla/utils/_device.py, check_shared_mem; ops/common/chunk_o.py.
     delta_rule_block: int = 64
@@ -92,6 +97,10 @@ EFFICIENT_STATE_ON_GPU: dict[DeviceType, Release] = {"meta": (2, 15), "cuda": (2
 #: The first major compute capability that older fused kernels do not support, and the first release that does.
 _BLACKWELL, _FUSED_ON_BLACKWELL = 10, (2, 7)
 
+#: The first release of PyTorch with Triton's product of a column and a row, and the first one of transformers without
+#: such a product (see `rotary_products`).
+_TRITON_PRODUCTS, _ELEMENTWISE_ANGLES = (2, 13), (5, 19)
+
 #: The first release of PyTorch whose torch._foreach_norm has no workspace. Source: ForeachReduceOp.cu.
 _NORMS_WITHOUT_CHUNKS = (2, 15)
 
@@ -127,6 +136,7 @@ def _kernels_of(name: str | None, kind: DeviceType, stack: StackVersions, *, fla
         float32_products=torch >= FLOAT32_PRODUCTS,
         grouped_mm=_has_grouped_mm(card, torch),
         product_workspace=product_workspace(card, stack),
+        rotary_products=torch < _TRITON_PRODUCTS and release(stack.transformers)[:2] < _ELEMENTWISE_ANGLES,
         flash_state_on_gpu=torch >= _FLASH_STATE_ON_GPU,
         efficient_state_on_gpu=torch >= EFFICIENT_STATE_ON_GPU[kind],
         grouped_efficient="math_kernel_for_float32_groups" not in older_behavior(stack),

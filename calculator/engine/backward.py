@@ -234,4 +234,5 @@ def _is_sole_reference(tensors: list[Any], index: int) -> bool:
 
 def _new_sum(like: Any) -> Tensor:
     new: Tensor = like.tape.new(like.shape, like.dtype, "gradient, added")
+    new.merged = like.merged
     return new

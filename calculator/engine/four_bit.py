@@ -53,8 +53,7 @@ def matmul_4bit(
         bias = Tensor(x.tape, None, bias.shape, x.dtype, None)
     copies = _cast_arguments(x, dense, bias)
     out = x.tape.new((*x.shape[:-1], module.out_features), copies[-1].dtype, "product", node)
-    if x.tape.product_workspace:
-        x.tape.multiply(adds_bias=bias is not None)
+    x.tape.multiply(adds_bias=bias is not None)
     del dense, constants, copies
     return out
 
@@ -109,7 +108,6 @@ def _matmul_4bit_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor |
         return None, bias_grad
     dense = cast_to(dequantize_4bit(grad.tape, module, quantization), grad.dtype, "weight")
     x_grad = grad.tape.new(left[2], grad.dtype, "product: gradient")
-    if grad.tape.product_workspace:
-        grad.tape.multiply()
+    grad.tape.multiply()
     del dense
     return x_grad, bias_grad

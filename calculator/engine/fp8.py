@@ -59,8 +59,7 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor]:
         tape.scratch((rows * weight.block[0], columns), grad.dtype, "scales of each row")
     del scales
     x_grad = tape.new(inputs, grad.dtype, "product: gradient")
-    if tape.product_workspace:
-        tape.multiply()
+    tape.multiply()
     x_grad.viewed = True  # a view of a product of two matrices
     del dense
     return (x_grad,)

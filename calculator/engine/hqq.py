@@ -25,8 +25,7 @@ def matmul(x: Tensor, module: Module, weight: HQQWeight, bias: Tensor | None) ->
     node = Node(x.tape, _matmul_back, (x.edge,), (module, weight, x.shape)) if x.edge else None
     dense = dequantized(x.tape, module, weight)
     out = x.tape.new((*x.shape[:-1], module.out_features), x.dtype, "output", node)
-    if x.tape.product_workspace:
-        x.tape.multiply()
+    x.tape.multiply()
     del dense
     if node is not None:
         node.save(x)
@@ -62,8 +61,7 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     module, weight, shape = node.context
     dense = dequantized(grad.tape, module, weight)
     x_grad = grad.tape.new(shape, grad.dtype, "product: gradient")
-    if grad.tape.product_workspace:
-        grad.tape.multiply()
+    grad.tape.multiply()
     x_grad.viewed = True  # a view of a product of two matrices
     del dense
     return (x_grad,)

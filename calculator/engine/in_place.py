@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.engine.result_types import result_type
 from calculator.engine.tape import Tensor
 
 
@@ -131,7 +132,7 @@ def _normalize_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     The sum's gradient, -grad · ((x / sum) / sum), is computed before that of x, grad / sum.
     """
     tape, (total, divided) = grad.tape, node.saved
-    dtype = ops.result_type(grad.dtype, total.dtype)
+    dtype = result_type(grad.dtype, total.dtype)
     temporaries = [tape.new(divided.shape, dtype, "division: temporary") for _ in range(3)]
     of_total = tape.new(divided.shape, dtype, "division: gradient of the sum")
     del temporaries

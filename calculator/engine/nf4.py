@@ -26,8 +26,7 @@ def matmul(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
     node = Node(x.tape, _matmul_back, (x.edge,), module) if x.edge else None
     dense = dequantized(x.tape, module, x.dtype)
     out = x.tape.new((*x.shape[:-1], module.out_features), x.dtype, "product", node)
-    if x.tape.product_workspace:
-        x.tape.multiply()
+    x.tape.multiply()
     del dense
     if node is not None:
         # A custom function saves its tensors after it has run, so checkpointing recomputes the product for it.
@@ -66,7 +65,6 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     assert left is not None
     dense = dequantized(grad.tape, node.context, grad.dtype)
     x_grad = grad.tape.new(left[2], grad.dtype, "product: gradient")
-    if grad.tape.product_workspace:
-        grad.tape.multiply()
+    grad.tape.multiply()
     del dense
     return (x_grad,)

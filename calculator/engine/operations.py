@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine.autocast import cast_to, is_expanded, reduction_dtype
 from calculator.engine.autograd import Node, NodeWithOutputs, saves_factors
+from calculator.engine.result_types import broadcast_shapes, result_type
 from calculator.engine.softmax import softmax_gradient
 from calculator.engine.tape import SlicedTensor, Tensor, TransposedTensor, transposed
 
@@ -21,36 +22,6 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
 
 _EDGE, _SHAPE, _DTYPE = map(attrgetter, ("edge", "shape", "dtype"))
-
-_RANK: dict[DType, int] = {
-    "bool": 0,
-    "uint8": 1,
-    "int8": 1,
-    "int32": 2,
-    "int64": 3,
-    "bfloat16": 4,
-    "float16": 4,
-    "float32": 5,
-}
-
-
-def result_type(a: DType, b: DType) -> DType:
-    """Return the dtype of an operation on two tensors (torch.result_type): float16 and bfloat16 give float32."""
-    if a == b:
-        return a
-    if _RANK[a] == _RANK[b] == _RANK["float16"]:
-        return "float32"
-    return a if _RANK[a] > _RANK[b] else b
-
-
-def broadcast_shapes(a: Shape, b: Shape) -> Shape:
-    """Return the shape that two shapes broadcast to (torch.broadcast_shapes)."""
-    if len(a) == len(b) and a == b:  # no dimension is compared if their numbers differ
-        return a
-    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
-    padded = (1,) * (len(longer) - len(shorter)) + shorter
-    return tuple([x if x is y or y == 1 or x != 1 else y for x, y in zip(longer, padded, strict=True)])
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Views
@@ -65,6 +36,12 @@ def view(x: Tensor, shape: Shape) -> Tensor:
 
 
 def _view_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    """Return a view of the gradient, or a copy if heads come before positions in its memory and not in that of x.
+
+    Source: tools/autograd/derivatives.yaml, view (grad.reshape_symint).
+    """
+    if grad.merged and len(grad.shape) == 4 and len(node.context) == 3 and 1 not in grad.shape[1:3]:
+        return (grad.tape.new(node.context, grad.dtype, "view: gradient, by positions"),)
     out = Tensor(grad.tape, grad.storage, node.context, grad.dtype, None)
     out.viewed = True
     return (out,)
@@ -106,7 +83,9 @@ def split(x: Tensor, shapes: Sequence[Shape], *, stacks: bool = False) -> list[T
 
 def _split_back(node: Node, grads: list[Tensor | None]) -> tuple[Tensor]:  # noqa: ARG001  the caller frees them
     shape, dtype, tape, stacks = node.context
-    return (tape.new(shape, dtype, f"{'unbind' if stacks else 'split'}: gradient"),)
+    out = tape.new(shape, dtype, f"{'unbind' if stacks else 'split'}: gradient")
+    out.merged = True
+    return (out,)
 
 
 def repeat(x: Tensor, times: int, name: str, shape: Shape | None = None) -> Tensor:
@@ -203,7 +182,10 @@ def cat(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
 
 
 def _cat_back(node: Node, grad: Tensor) -> list[Tensor]:
-    return [Tensor(grad.tape, grad.storage, shape, grad.dtype, None) for shape in node.context]
+    parts = [Tensor(grad.tape, grad.storage, shape, grad.dtype, None) for shape in node.context]
+    for part in parts:
+        part.merged = grad.merged
+    return parts
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -246,14 +228,19 @@ def mul(a: Tensor, b: Tensor, name: str) -> Tensor:
 @saves_factors(0, 1)
 def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     product = result_type(grad.dtype, node.saved[0].dtype)
-    left = grad.tape.new(grad.shape, product, "mul: gradient")
-    right = grad.tape.new(grad.shape, product, "mul: gradient")
-    return left, right
+    return _elementwise(grad, product, "mul: gradient"), _elementwise(grad, product, "mul: gradient")
+
+
+def _elementwise(grad: Tensor, dtype: DType, name: str) -> Tensor:
+    """Return a result of the shape and the layout of a gradient."""
+    out = grad.tape.new(grad.shape, dtype, name)
+    out.merged = grad.merged
+    return out
 
 
 def _frozen_mul_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     """Return the gradient of the only factor that needs one. Saves the other."""
-    return (grad.tape.new(grad.shape, result_type(grad.dtype, node.saved[0].dtype), "mul: gradient"),)
+    return (_elementwise(grad, result_type(grad.dtype, node.saved[0].dtype), "mul: gradient"),)
 
 
 def scale(x: Tensor, name: str) -> Tensor:
@@ -265,7 +252,7 @@ def scale(x: Tensor, name: str) -> Tensor:
 
 
 def _scale_back(_: Node, grad: Tensor) -> tuple[Tensor]:
-    return (grad.tape.new(grad.shape, grad.dtype, "scale: gradient"),)
+    return (_elementwise(grad, grad.dtype, "scale: gradient"),)
 
 
 def divide(x: Tensor, divisor: Tensor, name: str) -> Tensor:

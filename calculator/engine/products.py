@@ -12,14 +12,13 @@ from calculator.engine.autograd import Node, saves_factors
 from calculator.engine.cuda_embedding import add_rows_of_equal_ids
 from calculator.engine.cuda_reductions import sum_to
 from calculator.engine.layout import strided
-from calculator.engine.operations import VIEW, contiguous, permute, result_type, view
+from calculator.engine.operations import VIEW, contiguous, permute, view
+from calculator.engine.result_types import result_type
 from calculator.engine.tape import SlicedTensor, WeightView
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from calculator.architecture.dimension import Shape
-    from calculator.engine.tape import Tensor
+    from calculator.engine.tape import Edge, Tensor
 
 #: The name of the gradient of an embedding's weight.
 EMBEDDING_GRADIENT = "embedding: gradient"
@@ -62,8 +61,7 @@ def matmul(
         if weight_edge is not None and bias is None:
             node.save(x)
     out = tape.new((*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype), name, node)
-    if tape.product_workspace:
-        tape.multiply(adds_bias=bias is not None)
+    tape.multiply(adds_bias=bias is not None)
     return out
 
 
@@ -85,36 +83,41 @@ def _frozen_mm_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     """Saves the weight. Most weights are frozen, and a node with one edge is run faster."""
     x_grad = grad.tape.new(node.context, grad.dtype, "matmul: gradient")
     x_grad.viewed = len(node.context) > 2  # a view of a product of two matrices
-    if grad.tape.product_workspace:
-        grad.tape.multiply()
+    grad.tape.multiply()
     return (x_grad,)
 
 
 @saves_factors(0, 1)
-def _mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Saves mat2, then self."""
-    edges = node.edges
-    left, right = edges[0], edges[1]
-    x_grad = weight_grad = None
-    if left is not None:
-        x_grad = grad.tape.new(left[2], grad.dtype, "matmul: gradient")
-        x_grad.viewed = len(left[2]) > 2  # a view of a product of two matrices
-        if grad.tape.product_workspace:
-            grad.tape.multiply()
-    if right is not None:
-        weight_grad = grad.tape.new(right[2], grad.dtype, "weight: gradient")
-        weight_grad.viewed = True  # transposed
-        if grad.tape.product_workspace:
-            grad.tape.multiply()
-    if len(edges) == 2:
-        return x_grad, weight_grad
-    return x_grad, weight_grad, grad  # the engine sums the bias's
+def _mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Saves mat2, then self. Computes their gradients in this order.
+
+    Source: torch/csrc/autograd/generated/Functions.cpp, MmBackward0::apply.
+    """
+    left, right = node.edges
+    weight_grad = None if right is None else _weight_gradient(grad, right)
+    return None if left is None else _input_gradient(grad, left), weight_grad
 
 
 @saves_factors(1, 0)
-def _addmm_back(node: Node, grad: Tensor) -> Sequence[Tensor | None]:
-    """Saves mat1, then mat2."""
-    return _mm_back(node, grad)
+def _addmm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Saves mat1, then mat2. Computes their gradients in this order."""
+    left, right, _ = node.edges
+    x_grad = None if left is None else _input_gradient(grad, left)
+    return x_grad, None if right is None else _weight_gradient(grad, right), grad  # the engine sums the bias's
+
+
+def _input_gradient(grad: Tensor, edge: Edge) -> Tensor:
+    out = grad.tape.new(edge[2], grad.dtype, "matmul: gradient")
+    out.viewed = len(edge[2]) > 2  # a view of a product of two matrices
+    grad.tape.multiply()
+    return out
+
+
+def _weight_gradient(grad: Tensor, edge: Edge) -> Tensor:
+    out = grad.tape.new(edge[2], grad.dtype, "weight: gradient")
+    out.viewed = True  # transposed
+    grad.tape.multiply()
+    return out
 
 
 def _linear_of_stage_3(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
@@ -124,8 +127,7 @@ def _linear_of_stage_3(x: Tensor, weight: Tensor, bias: Tensor | None, out_featu
     """
     shape, dtype = (*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype)
     out = x.tape.new(shape, dtype, name)
-    if x.tape.product_workspace:
-        x.tape.multiply(adds_bias=bias is not None)
+    x.tape.multiply(adds_bias=bias is not None)
     edges = (x.edge, weight.edge, None if bias is None else bias.edge)
     if any(edges):
         node = Node(x.tape, _linear_of_stage_3_back, edges)
@@ -138,7 +140,7 @@ def _linear_of_stage_3(x: Tensor, weight: Tensor, bias: Tensor | None, out_featu
 
 def _linear_of_stage_3_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     """The bias's gradient is a sum over the rows."""
-    grads = _gradients(node, grad, "linear: gradient")
+    grads = [_gradient(grad, edge, "linear: gradient") for edge in node.edges]
     if grads[2] is not None and grad.tape.cuda:
         sum_to(grad.tape, grad.shape, grads[2].shape, grad.dtype)
     return grads
@@ -173,25 +175,25 @@ def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
         if b.edge:
             node.save(a)
     out = a.tape.new(shape, a.dtype, name, node)
-    if a.tape.product_workspace:
-        a.tape.multiply()
+    a.tape.multiply()
     return out
 
 
-def _gradients(node: Node, grad: Tensor, name: str) -> list[Tensor | None]:
-    """Return a product for each argument that needs a gradient."""
-    tape = grad.tape
-    grads: list[Tensor | None] = []
-    for edge in node.edges:
-        grads.append(tape.new(edge[2], grad.dtype, name) if edge else None)
-        if edge and tape.product_workspace:
-            tape.multiply()
-    return grads
+def _gradient(grad: Tensor, edge: Edge | None, name: str) -> Tensor | None:
+    """Return the product that is an argument's gradient, if it needs one."""
+    if edge is None:
+        return None
+    out = grad.tape.new(edge[2], grad.dtype, name)
+    grad.tape.multiply()
+    return out
 
 
 @saves_factors(0, 1)
-def _bmm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    return _gradients(node, grad, "bmm: gradient")
+def _bmm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Saves mat2, then self. Computes their gradients in this order, as `_mm_back` does."""
+    left, right = node.edges
+    of_right = _gradient(grad, right, "bmm: gradient")
+    return _gradient(grad, left, "bmm: gradient"), of_right
 
 
 def matmul_from_left(weight: Tensor, x: Tensor, name: str) -> Tensor:

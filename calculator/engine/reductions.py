@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.engine.result_types import result_type
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -50,7 +51,7 @@ def divide(x: Tensor, divisor: Tensor, name: str) -> Tensor:
     if node is not None:
         node.save(divisor)
         node.save(x)
-    return x.tape.new(x.shape, ops.result_type(x.dtype, divisor.dtype), name, node)
+    return x.tape.new(x.shape, result_type(x.dtype, divisor.dtype), name, node)
 
 
 def _divide_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine.autograd import Node
-from calculator.engine.operations import broadcast_shapes, result_type
+from calculator.engine.result_types import broadcast_shapes, result_type
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor

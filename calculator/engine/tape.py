@@ -108,10 +108,12 @@ class Tape:
         "module_dropout",
         "multiprocessors",
         "product_workspace",
+        "products",
         "reads_graph",
         "reads_trains",
         "recomputes",
         "repeats_checkpoints",
+        "rotary_products",
         "rows",
         "scope",
         "sequence_nr",
@@ -171,6 +173,10 @@ class Tape:
         self.flash_state_on_gpu, self.efficient_state_on_gpu = True, False
         #: The bytes that each matrix product allocates while it runs (devices/overhead.py).
         self.product_workspace = 0
+        #: Whether cuBLAS multiplies the positions and frequencies of rotary embeddings (devices/kernels.py).
+        self.rotary_products = False
+        #: The names of the results of cuBLAS's products.
+        self.products: set[str] = set()
         #: The component that new rows count to.
         self.component: ComponentName = "activations"
         #: The sequence number of the latest node.
@@ -209,6 +215,7 @@ class Tape:
         tape = Tape()
         tape.rows, tape.events = [*self.rows], [*self.events]
         tape.marks, tape.marked_rows = self.marks, self.marked_rows
+        tape.products = self.products
         return tape
 
     def position(self, label: str) -> int:
@@ -244,6 +251,11 @@ class Tape:
         """Allocate a tensor of no bytes, whose shape is known later."""
         return self.new((0,), "bool", name)
 
+    def multiply_angles(self) -> None:
+        """Mark the newest row as the angles of rotary embeddings."""
+        if self.rotary_products:
+            self.products.add(self.rows[-1][0])
+
     def resize(self, tensor: Tensor, shape: Shape, dtype: DType) -> None:
         """Give a reserved tensor its shape, as if it had had it from the beginning."""
         assert tensor.storage is not None
@@ -256,9 +268,14 @@ class Tape:
         return self.new(shape, dtype, name, component="workspace")
 
     def multiply(self, *, adds_bias: bool = False) -> None:
-        """Allocate and free the workspace of a matrix product, by cuBLAS or, if it adds a bias too, by cuBLASLt."""
-        size = self.product_workspace
-        self.scratch((min(size, _LT_WORKSPACE) if adds_bias else size,), "uint8", "cuBLAS workspace")
+        """Mark the newest row as a matrix product, and allocate and free the workspace that no thread keeps.
+
+        The product is cuBLAS's or, if it adds a bias too, cuBLASLt's.
+        """
+        self.products.add(self.rows[-1][0])
+        if self.product_workspace:
+            size = min(self.product_workspace, _LT_WORKSPACE) if adds_bias else self.product_workspace
+            self.scratch((size,), "uint8", "cuBLAS workspace")
 
 
 class Storage:
@@ -307,8 +324,10 @@ class Tensor:
     def rename(self, name: str, component: ComponentName | None = None) -> None:
         """Rename the storage, whatever operation made it."""
         if self.storage is not None:
-            rows, row = self.tape.rows, self.storage.row
-            _, shape, dtype, allocated_as, size = rows[row]
+            rows, row, products = self.tape.rows, self.storage.row, self.tape.products
+            before, shape, dtype, allocated_as, size = rows[row]
+            if before in products:
+                products.add(name)
             rows[row] = (name, shape, dtype, component or allocated_as, size)
 
     def detach(self) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
-from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.offloading import WEIGHT_VIEWS, OffloadedActivations
+from calculator.engine.result_types import result_type
 from calculator.engine.tape import LeafTensor, Tape, Tensor
 from calculator.layers import masks
 from calculator.layers.batch_state import BatchState
@@ -48,6 +48,7 @@ def _set_up(tape: Tape, prepared: Prepared, hooks: Hooks) -> None:
     tape.flash_state_on_gpu = kernels.flash_state_on_gpu or prepared.training.attention == "flash_attention_2"
     tape.efficient_state_on_gpu, tape.product_workspace = kernels.efficient_state_on_gpu, kernels.product_workspace
     tape.multiprocessors, tape.capability = kernels.multiprocessors, kernels.capability
+    tape.rotary_products = kernels.rotary_products
 
 
 class Context(BatchState):
@@ -260,7 +261,7 @@ class Context(BatchState):
         types_differ = several and (masks.sliding_masks_differ(self) or self.hooks.couples_layers)
         tower = forward.tower if training.has_images else None
         raises_dtype = forward.raises_dtype(self.config) and self.dtype != "float32"
-        other_dtype = ops.result_type(self.dtype, training.autocast or self.dtype) != self.dtype
+        other_dtype = result_type(self.dtype, training.autocast or self.dtype) != self.dtype
         return layer_classes(
             self.layers,
             types_differ=types_differ,

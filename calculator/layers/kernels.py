@@ -131,7 +131,9 @@ def _flash_back(node: Node, grad: Tensor, *, output_by_heads: bool = False) -> l
 
 
 def _empty_like(tensor: Tensor, name: str) -> Tensor | None:
-    return tensor.tape.new(tensor.shape, tensor.dtype, f"{name}: gradient")
+    out = tensor.tape.new(tensor.shape, tensor.dtype, f"{name}: gradient")
+    out.merged = tensor.merged
+    return out
 
 
 def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, dropout: float = 0.0) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.layer_kind import ATTENTION_TYPES, RECURRENT_TYPES
-from calculator.engine.operations import broadcast_shapes, expand
+from calculator.engine.operations import expand
+from calculator.engine.result_types import broadcast_shapes
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:

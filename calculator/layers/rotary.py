@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def cos_and_sin(tape: Tape, batch: int, length: int, rotary_dim: int, dtype: DType) -> tuple[Tensor, Tensor]:
     """Return the cos and sin tables that all layers share: (batch, 1, sequence, rotary_dim) each."""
     freqs = tape.new((batch, length, rotary_dim // 2), "float32", "rotary: freqs")
+    tape.multiply_angles()
     emb = ops.cat((freqs, freqs), (batch, length, rotary_dim), "rotary: emb")
     cos = ops.scale(ops.unary(emb, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(emb, "rotary: sin", saves="input"), "rotary: sin, scaled")

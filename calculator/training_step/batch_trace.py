@@ -27,7 +27,7 @@ class Program:
     Attributes:
         names: The name of each row's tensor.
         passes: The events of the forward and of the backward pass. Rows of zero bytes have no block and no event.
-        products: The position of each pass's first matrix product.
+        workspaces: The position in each pass at which a workspace is allocated for its first matrix product.
         gradients: The rows of gradients.
         left: The other rows that are alive at the end: the batch, the loss, and what its graph keeps.
         streams: The CUDA stream of each row, by number. Empty if all rows are on the first stream.
@@ -36,7 +36,7 @@ class Program:
 
     names: Sequence[str]
     passes: tuple[Sequence[int], Sequence[int]]
-    products: tuple[int, int]
+    workspaces: tuple[int, int]
     gradients: Sequence[int]
     left: Sequence[int]
     streams: Sequence[int]
@@ -113,7 +113,7 @@ def _program(events: Events, empty: set[int]) -> Program:
     return Program(
         names=[row[0] for row in events.rows],
         passes=(forward, backward),
-        products=(events.first_product(forward), events.first_product(backward)),
+        workspaces=(events.workspace_place(forward), events.workspace_place(backward)),
         gradients=[row for row in events.gradients if row not in empty],
         left=[row for row in events.left if row not in empty],
         streams=events.streams,

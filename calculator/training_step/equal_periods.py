@@ -4,6 +4,8 @@ This holds if the second and the third period have the same events, although one
 comes last. Each row of the second period then has a partner: the row at the same place in the third one. The rows of
 neighbors have partners too. Where the second period frees a row of the first one, the third frees one of the second.
 Where the second frees a row of the third one, the third frees one that the code after the layers allocates.
+
+A last period that has the first matrix product of the backward pass is listed apart: a workspace is allocated in it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from itertools import chain, compress, groupby
 from operator import ne
 from typing import TYPE_CHECKING, ClassVar
 
-from calculator.training_step.periods import NONE, Periods, Window, first_product, once, passing
+from calculator.training_step.periods import NONE, Periods, Window, after_product, once, passing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,19 +30,20 @@ class EqualPeriods(Periods):
     another period after it.
     """
 
-    __slots__ = ()
+    __slots__ = ("_lists_last",)
 
     interpreted: ClassVar[int] = 3
 
     def _partners(self, rows: Sequence[Allocation]) -> list[list[int]] | None:
         """Return the rows of the first period, the second, the third, and of the code after them, at equal indices.
 
-        `NONE` stands where there is no such row. Return None if the second and the third period are not equal, or if
-        the third one is not played as the second one is.
+        `NONE` stands where there is no such row. Rows of the code are left out if the last period is listed apart.
+        Return None if the second and the third period are not equal.
         """
+        self._lists_last = self._multiplies_first(rows)
         passes = [(self.events[slice(*self._forward(n))], self._backward_events(n)) for n in (1, 2)]
         second, third = ([*forward, *backward] for forward, backward in passes)
-        if [*map(len, passes[0])] != [*map(len, passes[1])] or self._multiplies_first(rows):
+        if [*map(len, passes[0])] != [*map(len, passes[1])]:
             return None
         partners = dict(zip(*([event for event in own if event >= 0] for own in (second, third)), strict=False))
         outer = _pairs_of_others(second, third, partners)
@@ -66,18 +69,16 @@ class EqualPeriods(Periods):
             return None
         self.freed_by_first = code_partners
         members = [[first_partners.get(row, NONE) for row in own], own, [partners[row] for row in own]]
-        return [*members, [code_partners.get(row, NONE) for row in own]]
+        return members if self._lists_last else [*members, [code_partners.get(row, NONE) for row in own]]
 
     def _multiplies_first(self, rows: Sequence[Allocation]) -> bool:
-        """Return whether the last period has the first matrix product of the backward pass, but not as its first event.
-
-        A workspace is allocated for it.
-        """
+        """Return whether the last period has the first matrix product of the backward pass."""
         if not self.has_backward:
             return False
         start, end = self._backward(2)
         before, own = self.events[self.marks["backward"] : start], self.events[start:end]
-        return first_product(before, rows) is None and first_product(own, rows) != 0
+        products = self.products
+        return after_product(before, rows, products) is None and after_product(own, rows, products) is not None
 
     def _events_outside(self) -> list[list[int]]:
         """Return the events before, between and after the periods."""
@@ -93,6 +94,7 @@ class EqualPeriods(Periods):
         return [
             *self._windows_outside(0, start),
             Window(self.events[start:end], self.base, range(0, (self.copies + 1) * by, by)),
+            *self._last(end, last),
             *self._windows_outside(last, self.marks["backward"]),
         ]
 
@@ -105,9 +107,16 @@ class EqualPeriods(Periods):
         by = self.stride
         return [
             once(self.outside(self.marks["backward"], first)),
+            *self._last(first, start),
             Window(self.events[start:end], self.base, range(self.copies * by, -1, -by)),
             once(self.outside(end, self.marks["end"])),
         ]
+
+    def _last(self, start: int, end: int) -> list[Window]:
+        """Return the window of the last period if it is listed apart."""
+        if not self._lists_last:
+            return []
+        return [Window(self.events[start:end], self.base + self.stride, (self.copies * self.stride,))]
 
 
 def _pairs_of_others(

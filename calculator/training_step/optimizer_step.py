@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.total import total_bytes
 from calculator.devices.kernels import Kernels
-from calculator.engine.operations import result_type
+from calculator.engine.result_types import result_type
 from calculator.resident.per_parameter import PerParameter, ResidentTensors
 from calculator.resident.tensor import ResidentTensor, new_tensor
 from calculator.training_step import foreach_norm

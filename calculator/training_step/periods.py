@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 #: The number of periods that are interpreted.
 PERIODS = 4
-#: How the names of a pass's first matrix product end: rotary angles, a layer's output, or the head's gradients.
-_PRODUCTS = ("rotary: freqs", "matmul: gradient", "weight: gradient", "product: gradient")
-_IN_A_LAYER = ".*."
 #: Stands for a row that a period does not have.
 NONE = -1
 
@@ -60,10 +57,13 @@ def parts(repeated: Sequence[Repeated], start: int, end: int) -> Iterator[Repeat
     yield Repeated(start, end, 1)
 
 
-def first_product(events: Sequence[int], rows: Sequence[Allocation]) -> int | None:
-    """Return the position of the first matrix product among events, or None."""
-    named = ((at, rows[row][0]) for at, row in enumerate(events) if row >= 0)
-    return next((at for at, name in named if name.endswith(_PRODUCTS) or _IN_A_LAYER in name), None)
+def after_product(events: Sequence[int], rows: Sequence[Allocation], products: Collection[str]) -> int | None:
+    """Return the position after the allocation of the first matrix product's result among events, or None.
+
+    There, the product's thread allocates its workspace. `products` are the names of such results.
+    Source: aten/src/ATen/native/cuda/Blas.cpp, addmm_out_cuda_impl; aten/src/ATen/cuda/CublasHandlePool.cpp.
+    """
+    return next((at for at, row in enumerate(events, 1) if row >= 0 and rows[row][0] in products), None)
 
 
 def once(events: Sequence[int], lowest: int = 0) -> Window:
@@ -116,6 +116,7 @@ class Periods:
         "marks",
         "middle",
         "more",
+        "products",
         "repeated",
         "rows",
         "skipped",
@@ -129,6 +130,8 @@ class Periods:
     ) -> None:
         self.marks = marks
         self.more = more
+        #: The names of the results of matrix products.
+        self.products = tape.products
         #: The repeated events of no-grad passes.
         self.repeated = repeated
         before, start, end = repetition.boundaries

@@ -36,6 +36,7 @@ def as_micro_batch(events: StepEvents) -> Unrolled:
         base=len(events.rows) + len(events.events),
         stride=1,
         copies=0,
+        products=events.tape.products,
         streams=events.streams if any(events.streams) else (),
     )
 

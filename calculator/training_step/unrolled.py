@@ -18,12 +18,12 @@ from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.checkpointed_layers import LayersDifferError
 from calculator.training_step.equal_periods import EqualPeriods
 from calculator.training_step.model_passes import fills_cache
-from calculator.training_step.periods import Periods, Window, first_product, once, parts, shifted
+from calculator.training_step.periods import Periods, Window, after_product, once, parts, shifted
 from calculator.training_step.repeated_layers import with_every_layer
 from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Collection, Hashable, Sequence
 
     from calculator.engine.sym_sizes import SymSizes
     from calculator.engine.tape import Allocation
@@ -36,7 +36,8 @@ class Events:
     """One forward and backward pass. Event `n` allocates row `n`, and event `~n` frees it.
 
     At the end, the rows in `gradients` and in `left` are alive: the batch, the loss, and what the loss's graph keeps.
-    `streams` has the CUDA stream of each row, by number. It is empty if all rows are on the first stream.
+    `products` are the names of the results of matrix products. `streams` has the CUDA stream of each row, by number. It
+    is empty if all rows are on the first stream.
     """
 
     rows: Sequence[Allocation]
@@ -44,11 +45,12 @@ class Events:
     backward: Sequence[int]
     gradients: Sequence[int]
     left: Sequence[int]
+    products: Collection[str]
     streams: Sequence[int] = ()
 
-    def first_product(self, events: Sequence[int]) -> int:
-        """Return the position of the first matrix product in a pass."""
-        return first_product(events, self.rows) or 0
+    def workspace_place(self, events: Sequence[int]) -> int:
+        """Return the position in a pass at which a workspace is allocated for its first matrix product."""
+        return after_product(events, self.rows, self.products) or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +58,9 @@ class Unrolled:
     """A micro-batch in windows.
 
     From row `base` on, there are `stride` rows for each of these periods in turn: one before the repeated period, the
-    repeated one, its `copies`, and one after them. `streams` has the CUDA stream of each row, by number. It is empty if
-    all rows are on the first stream. With `takes`, rows that are freed but not allocated are tensors of an earlier
-    micro-batch.
+    repeated one, its `copies`, and one after them. `products` are the names of the results of matrix products.
+    `streams` has the CUDA stream of each row, by number. It is empty if all rows are on the first stream. With `takes`,
+    rows that are freed but not allocated are tensors of an earlier micro-batch.
     `known` caches results that depend on the windows alone. Micro-batches with other sizes share it.
     """
 
@@ -68,6 +70,7 @@ class Unrolled:
     base: int
     stride: int
     copies: int
+    products: Collection[str]
     streams: Sequence[int] = ()
     takes: bool = False
     known: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -78,7 +81,7 @@ class Unrolled:
             [event for window in windows for by in window.shifts for event in shifted(window.events, window.lowest, by)]
             for windows in (self.forward, self.backward)
         )
-        return _passes(self.rows, forward, backward, self.streams)
+        return _passes(self, forward, backward)
 
 
 def events(prepared: PreparedModel) -> Events:
@@ -161,6 +164,7 @@ def _listed(
             base=len(tape.events),
             stride=1,
             copies=0,
+            products=tape.products,
             streams=streams_of(tape.rows, sharding, offloads=prepared.offloads_activations),
         )
     spread = periods(tape, marks, repetition, more, again)
@@ -173,6 +177,7 @@ def _listed(
         base=spread.base,
         stride=spread.stride,
         copies=spread.copies,
+        products=tape.products,
         streams=streams_of(spread.rows, sharding),
     )
 
@@ -199,7 +204,8 @@ def interpret_periods(context: Context, periods: int | None) -> int:
     return more
 
 
-def _passes(rows: Sequence[Allocation], forward: list[int], backward: list[int], streams: Sequence[int]) -> Events:
+def _passes(unrolled: Unrolled, forward: list[int], backward: list[int]) -> Events:
+    rows = unrolled.rows
     alive = dict.fromkeys(forward)
     alive.update(dict.fromkeys(backward))
     kept = [row for row in alive if row >= 0 and ~row not in alive]
@@ -209,5 +215,6 @@ def _passes(rows: Sequence[Allocation], forward: list[int], backward: list[int],
         backward=backward,
         gradients=[row for row in kept if rows[row][3] == "gradients"],
         left=[row for row in kept if rows[row][3] != "gradients"],
-        streams=streams,
+        products=unrolled.products,
+        streams=unrolled.streams,
     )

@@ -112,6 +112,7 @@ class UnrolledTrace:
             base=unrolled.base,
             stride=unrolled.stride,
             copies=unrolled.copies,
+            products=unrolled.products,
             streams=unrolled.streams,
             known=unrolled.known,
         )

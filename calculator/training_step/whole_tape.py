@@ -110,7 +110,7 @@ class _Repeated:
             self._add(part, *(part.rows or (0, 0)))
         self._marks.append((len(self._events), "end"))
         whole = Tape()
-        whole.marks = self._marks
+        whole.marks, whole.products = self._marks, self._tape.products
         numbers: dict[int, int] = {}
         for event in self._events:
             if event >= 0:

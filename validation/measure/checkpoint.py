@@ -26,10 +26,13 @@ _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", t
 
 
 def save_checkpoint(request: Request, folder: Path) -> None:
-    """Write the checkpoint of a request's model, before any method. Its weights are zeros."""
+    """Write the checkpoint of a request's model, before any method. Its weights are zeros.
+
+    Linux refuses to map a file that is larger than the memory, so a file has at most 5 GB.
+    """
     with without_values(), mock.patch("transformers.modeling_utils.safe_save_file", write_zeros):
         model = build_base(replace(request, method=Full()), torch.device("cpu")).model
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size="5GB")
 
 
 def write_zeros(tensors: dict[str, torch.Tensor], file: str | Path, metadata: dict[str, str] | None = None) -> None:

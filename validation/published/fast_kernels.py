@@ -31,6 +31,7 @@ from calculator.layers.self_attention import SelfAttention
 from calculator.trainers import TRAINERS
 from calculator.trainers.transformers.loop import Transformers
 from validation.published.fused_lora import FusedAttention, project
+from validation.published.notebook import MeanOfLogits
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -139,7 +140,9 @@ def _kernel_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def patched(protocol: Protocol | None) -> AbstractContextManager[object]:
-    """Run the trainer `transformers` with the kernels inside a block, where a protocol has them."""
+    """Run the loop of a protocol inside a block, where it has one: the trainer `transformers` with the kernels, say."""
+    if protocol == "mean_of_logits":
+        return patch.dict(TRAINERS, {None: MeanOfLogits()})
     if protocol not in ("fast_kernels", "fast_kernels_and_fused_head"):
         return nullcontext()
     return patch.dict(TRAINERS, {"transformers": FastKernels(fused_head=protocol != "fast_kernels")})

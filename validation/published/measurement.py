@@ -20,8 +20,8 @@ Statistic = Literal["max_memory_allocated", "memory_allocated", "max_memory_rese
 #: later computes a loss before the first step, with adapters (`buckets_after_loss`) or without them
 #: (`buckets_after_loss_of_base`); IBM's fast kernels in transformers' place, with or without Liger's fused head
 #: (`fast_kernels`, `fast_kernels_and_fused_head`); a forward pass with the logits of every token (`logits`); a step
-#: whose loss is the logits' mean (`mean_of_logits`), or one that refers to the model's output until its backward pass
-#: is over (`output_in_backward`).
+#: whose loss is the logits' mean (`mean_of_logits`), or a no-grad pass (`output_of_pass`), after which the model's
+#: output is alive; a step that refers to the model's output until its backward pass is over (`output_in_backward`).
 Protocol = Literal[
     "buckets",
     "buckets_after_loss",
@@ -31,6 +31,7 @@ Protocol = Literal[
     "logits",
     "mean_of_logits",
     "output_in_backward",
+    "output_of_pass",
 ]
 
 #: The protocols of PEFT's method comparison.
@@ -46,12 +47,14 @@ class Run:
 
     `request` is None if no request can express the run. `differs` lists what the request omits or has differently, so
     that its figure is not a fair prediction. `unknown` lists assumptions about what the source does not state.
+    `workspaces_before` counts the cuBLAS workspaces that the process had when it loaded the model.
     """
 
     request: dict[str, Any] | None = None
     protocol: Protocol | None = None
     differs: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    workspaces_before: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.training_step.unrolled import Events
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.architecture.model import Model
     from calculator.training_step.batch_trace import Program
+    from calculator.training_step.unrolled import Events
 
 #: The end of the names of a cache's rows (calculator.layers.context).
 CACHED = ", cached"
@@ -24,8 +23,9 @@ CACHED = ", cached"
 PREFIX = ": prefix, cached"
 
 
-#: The ends of the names of a layer's values and of its rotated keys, to which a cache without copies refers.
-VALUES = "self_attn.v_proj: output"
+#: The ends of the names of a layer's values (with an update of LoRA, the second one), and of its rotated keys. A cache
+#: without copies refers to them.
+VALUES = ("self_attn.v_proj: output", "self_attn.v_proj: result + update")
 KEYS = "self_attn: key, rotated"
 
 
@@ -36,14 +36,14 @@ def with_outputs(program: Program, model: Model, *, refers: bool = False) -> Pro
     """
     kept = {row for row, name in enumerate(program.names) if is_output(name, model)}
     if refers:
-        kept |= _referred(program.names)
+        kept |= referred(program.names)
     forward, backward = ([event for event in events if event >= 0 or ~event not in kept] for events in program.passes)
     allocated = kept.intersection(forward) | kept.intersection(backward)
     left = [*program.left, *sorted(allocated - set(program.left))]
     return replace(program, passes=(forward, backward), left=left)
 
 
-def _referred(names: Sequence[str]) -> set[int]:
+def referred(names: Sequence[str]) -> set[int]:
     """Return the rows of each layer's rotated keys, and of what its projection of values returned last before them."""
     rows, values = set(), -1
     for row, name in enumerate(names):
@@ -59,19 +59,17 @@ def is_output(name: str, model: Model) -> bool:
     return name == f"{model.head}: output" or (name.endswith(CACHED) and not name.endswith(PREFIX))
 
 
-def keep_outputs(events: Events, model: Model) -> Events:
-    """Return the events, with the outputs alive at the end."""
-    kept = {number for number, row in enumerate(events.rows) if is_output(row[0], model)}
+def keep_rows(events: Events, kept: set[int]) -> Events:
+    """Return the events, with some rows alive at the end."""
     allocated = {event for event in (*events.forward, *events.backward) if event >= 0}
 
-    def without_frees(events_of_pass: list[int]) -> list[int]:
+    def without_frees(events_of_pass: Sequence[int]) -> list[int]:
         return [event for event in events_of_pass if event >= 0 or ~event not in kept]
 
-    return Events(
-        rows=events.rows,
-        forward=without_frees(list(events.forward)),
-        backward=without_frees(list(events.backward)),
-        gradients=events.gradients,
+    return replace(
+        events,
+        forward=without_frees(events.forward),
+        backward=without_frees(events.backward),
         left=[*events.left, *sorted((kept & allocated) - set(events.left))],
     )
 
@@ -84,10 +82,9 @@ def free_after_backward(events: Events, model: Model) -> Events:
         for passed in (events.forward, events.backward)
     )
     alive = sorted(logits.intersection(forward))
-    return Events(
-        rows=events.rows,
+    return replace(
+        events,
         forward=forward,
         backward=[*backward, *(~row for row in alive)],
-        gradients=events.gradients,
         left=[row for row in events.left if row not in logits],
     )

@@ -12,7 +12,7 @@ from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
-from validation.published import logits_pass, phases
+from validation.published import logits_pass, notebook, phases
 from validation.published.blocks import max_allocated
 from validation.published.buckets import max_reserved, mean_allocated
 from validation.published.fast_kernels import patched
@@ -53,11 +53,14 @@ def predicted(measured: Measurement, device_type: DeviceType | None = None) -> P
 
 
 def _predicted(measured: Measurement, request: Request, model: Model) -> Prediction:
+    if measured.run.protocol in ("mean_of_logits", "output_of_pass"):
+        return _predict_in_notebook(measured, request, model)
     if measured.point is not None:
         return _predict_at_point(measured, request, model)
     if measured.run.protocol in BUCKETS:
         size = max_reserved(request, model, _workspaces(request), measured.run.protocol)
-        return Prediction(bytes=size, phase=estimate(request).memory.peak_phase)
+        by_rule = replace(request, reserved="rule")  # the phase depends on live tensors, which need no replay
+        return Prediction(bytes=size, phase=estimate(by_rule).memory.peak_phase)
     if measured.run.protocol == "logits":
         return Prediction(bytes=logits_pass.max_allocated(request) + _workspaces(request)[0], phase="forward")
     if measured.run.protocol == "output_in_backward":
@@ -97,11 +100,18 @@ def _predict_at_point(measured: Measurement, request: Request, model: Model) -> 
         return Prediction(bytes=mean_allocated(request, model, _workspaces(request)), phase=point)
     forward, backward = _workspaces(request)
     workspaces = {"loaded": 0, "forward": forward}.get(point, forward + backward)
-    if measured.run.protocol == "mean_of_logits":
-        size = phases.with_mean_of_logits(request, model, point)
+    return Prediction(bytes=phases.between_steps(request) + workspaces, phase=point)
+
+
+def _predict_in_notebook(measured: Measurement, request: Request, model: Model) -> Prediction:
+    """Return the bytes after a phase, with the workspaces of the threads that have run until then."""
+    point, before = measured.point, measured.run.workspaces_before
+    if measured.run.protocol == "output_of_pass" and point == "forward":
+        size = notebook.after_pass(request, model)
     else:
-        size = phases.between_steps(request)
-    return Prediction(bytes=size + workspaces, phase=point)
+        size = notebook.allocated(request, model, point)
+    count = {"loaded": before, "forward": max(before, 1)}.get(point or "", 2)
+    return Prediction(bytes=size + count * _workspaces(request)[0], phase=point or "backward")
 
 
 def _workspaces(request: Request) -> tuple[int, int]:

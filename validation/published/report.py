@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
+from os import cpu_count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from validation.cli.progress import Progress
+from validation.published.computing import JOURNAL, computed
 from validation.published.records import record_measurements, resident_line
-from validation.published.results import RESULTS, document, result, write
+from validation.published.results import RESULTS, document, result, with_other_rows, write
 from validation.published.rules import measurements
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from validation.published.measurement import Measurement
     from validation.published.results import Result
 
 GIB = 1 << 30
@@ -42,33 +42,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--worst", type=int, default=10, metavar="N", help="the number of worst rows to print (10)")
     parser.add_argument(
-        "--write", type=Path, default=RESULTS, metavar="FILE", help=f"the results file to write ({RESULTS})"
+        "--write",
+        nargs="?",
+        type=Path,
+        const=RESULTS,
+        metavar="FILE",
+        help=f"write the results file ({RESULTS}); rows of sources that --sources leaves out stay",
     )
+    parser.add_argument(
+        "--journal", type=Path, default=JOURNAL, metavar="FILE", help=f"rows of an interrupted run ({JOURNAL})"
+    )
+    parser.add_argument("--processes", type=int, default=cpu_count(), metavar="N", help="default: one for each core")
     parser.add_argument("--date", default=datetime.now(UTC).date().isoformat(), help="the date of the results (today)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict every row, print the tables, write the file; returns 1 if the median error is 1 % or more."""
+    """Predict every row, print the tables, write the file if asked to; returns 1 if the median error is 1 % or more."""
     if args.records:
         print("\n".join(record_lines(args.records)))
         return 0
     selected = [
         measurement for measurement in measurements() if measurement.source in (args.sources or [measurement.source])
     ]
-    results = document(_with_progress(selected), args.date)
+    rows = computed(selected, args.journal, args.processes)
+    results = document(rows, args.date)
     print("\n".join(lines(results, args.worst)))
-    if not args.sources:
-        write(results, args.write)
+    if args.write:
+        write(document(with_other_rows(rows, args.write), args.date), args.write)
     middle = results["summary"][0]["median_absolute_error"]
     return int(middle is None or middle >= 0.01)
-
-
-def _with_progress(selected: list[Measurement]) -> Iterator[Measurement]:
-    progress = Progress(len(selected), "predicted")
-    for row in selected:
-        yield row
-        progress.step()
-    progress.close()
 
 
 def record_lines(paths: list[Path]) -> Iterator[str]:

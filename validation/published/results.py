@@ -14,10 +14,11 @@ from calculator.stack.sentences import named
 from validation.published import verdicts
 from validation.published.peers.ask import peers
 from validation.published.prediction import predicted
+from validation.published.rules import measurements
 from validation.published.source import sources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from validation.published.measurement import Measurement
 
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent.parent / "results" / "published.json"
 
 Result = dict[str, Any]
+
+#: The values that `write` omits, of the fields that summaries and tables read.
+EMPTY: Result = {
+    **dict.fromkeys(("request", "protocol", "point", "phase", "measured_bytes", "error", "cuda_error")),
+    **dict.fromkeys(("differs", "unknown", "peers"), ()),
+    "remark": "",
+}
 
 #: The fields by which errors are grouped.
 GROUPS = ("source", "method", "statistic", "phase")
@@ -97,9 +105,8 @@ def _named(method: dict[str, Any]) -> str:
     return "dora" if method.get("use_dora") else str(method["name"])
 
 
-def document(measured: Iterable[Measurement], date: str) -> dict[str, Any]:
+def document(rows: Sequence[Result], date: str) -> dict[str, Any]:
     """Return the content of the results file; `date` is the day on which it was computed."""
-    rows = [result(row) for row in measured]
     return {
         "format": 1,
         "date": date,
@@ -181,15 +188,33 @@ def configuration(row: Result) -> str:
     return json.dumps([row["source"], row["request"], row["protocol"], row["differs"]], sort_keys=True)
 
 
+def read(path: Path) -> list[Result]:
+    """Return the rows of a results file, with the empty values that `write` omits; none if there is no file."""
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return [row | {key: value for key, value in EMPTY.items() if key not in row} for row in rows]
+
+
+def with_other_rows(rows: Sequence[Result], path: Path) -> list[Result]:
+    """Return rows, and those that a results file has for figures of other sources, in the order of all figures."""
+    new = {row["id"]: row for row in rows}
+    computed = {row["source"] for row in rows}
+    others = {row["id"]: row for row in read(path) if row["source"] not in computed}
+    both = others | new
+    return [both[figure.id] for figure in measurements() if figure.id in both]
+
+
 def write(results: dict[str, Any], path: Path) -> None:
     """Write the results atomically, one row per line, so that a diff shows the rows that change.
 
     Empty values are omitted.
     """
-    filled = ({key: value for key, value in row.items() if value not in (None, "", [], {})} for row in results["rows"])
-    rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in filled)
+    rows = ",\n".join(f"  {json.dumps(_filled(row), ensure_ascii=False)}" for row in results["rows"])
     head = json.dumps({key: value for key, value in results.items() if key != "rows"}, ensure_ascii=False, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n', encoding="utf-8")
     part.replace(path)
+
+
+def _filled(row: Result) -> Result:
+    return {key: value for key, value in row.items() if value not in (None, "", (), [], {})}

@@ -1,4 +1,4 @@
-"""A file of traces, one a line, so that an interrupted run continues where it stopped."""
+"""A file of results, one a line, so that an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 

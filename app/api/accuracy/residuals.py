@@ -20,8 +20,9 @@ STATISTICS = {
     "nvidia_smi": "memory in nvidia-smi",
 }
 
-#: Protocols of runs that no estimate is for: they replace transformers' kernels, or train nothing.
-OTHER_CODE = ("fast_kernels", "fast_kernels_and_fused_head", "logits")
+#: Protocols of runs that no estimate is for: they replace transformers' kernels, have another loss and no optimizer, or
+#: train nothing.
+OTHER_CODE = ("fast_kernels", "fast_kernels_and_fused_head", "logits", "mean_of_logits", "output_of_pass")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,6 @@ from calculator.training_step.step_batches import LATER_MICRO_BATCHES, StepBatch
 from calculator.training_step.unrolled import Events
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
     from calculator.estimation.traced.document import TraceDocument
@@ -29,17 +28,6 @@ BATCH = ("input_ids", "attention_mask", "labels")
 
 #: The part of a row's name that marks a matrix product.
 _PRODUCT = re.compile(r"(?:^|: )(?:mm|addmm|bmm|baddbmm|_grouped_mm|bitsandbytes\.gemm_4bit)\b")
-
-
-class TracedEvents(Events):
-    """One traced forward and backward pass."""
-
-    __slots__ = ()
-
-    def first_product(self, events: Sequence[int]) -> int:
-        """Return the position of the first matrix product in a pass. Its workspace is allocated before it."""
-        named = ((at, self.rows[row][0]) for at, row in enumerate(events) if row >= 0)
-        return next((at for at, name in named if _PRODUCT.search(name)), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +107,7 @@ def _passes(document: TraceDocument) -> list[Events]:
     """Return the events of each traced micro-batch. They include its own storages and its batch."""
     starts = [at for at, _ in document.phase_starts]
     rows = [document.kind(number) for number in range(len(document.storages))]
+    products = {row.name for row in rows if _PRODUCT.search(row.name)}
     batch = [number for number in range(document.static) if document.kind(number).name in BATCH]
     passes: list[Events] = []
     for forward, backward, end in zip(starts[::2], starts[1::2], starts[2::2], strict=False):
@@ -131,12 +120,13 @@ def _passes(document: TraceDocument) -> list[Events]:
         gradients = [number for number in alive if rows[number].component == "gradients"]
         left = [number for number in alive if rows[number].component != "gradients"]
         passes.append(
-            TracedEvents(
+            Events(
                 rows=rows,  # type: ignore[arg-type]  # a kind has the fields of an allocation
                 forward=[*batch, *first],
                 backward=second,
                 gradients=gradients,
                 left=left,
+                products=products,
             )
         )
     return passes

@@ -10,6 +10,7 @@ from calculator.engine import products
 from calculator.engine.autograd import Node
 from calculator.engine.layout import by_positions, mergeable
 from calculator.engine.module_calls import enter, enter_with, leave
+from calculator.engine.result_types import result_type
 from calculator.layers import norms
 from calculator.layers.decoder_forward import DecoderForward, embed, final
 from calculator.layers.dropout import dropout
@@ -138,7 +139,7 @@ def _gelu_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     second = tape.new(x.shape, x.dtype, "half of 1 + tanh")
     ff = tape.new(x.shape, x.dtype, "slope of the activation")
     del first, second, tanh_out
-    out = tape.new(x.shape, ops.result_type(ff.dtype, grad.dtype), "activation: gradient")
+    out = tape.new(x.shape, result_type(ff.dtype, grad.dtype), "activation: gradient")
     return (out,)
 
 

@@ -84,6 +84,7 @@ def _complex_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, Te
     position_ids = context.position_ids(length)
     rows = position_ids.shape[0]
     freqs = tape.new((rows, length, width // 2), "float32", "rotary: freqs")
+    tape.multiply_angles()
     ones = tape.new((rows, length, width // 2), "float32", "rotary: ones")
     freqs_cis = tape.new((rows, length, width), "float32", "rotary: turns")
     del ones

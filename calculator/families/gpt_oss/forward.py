@@ -70,6 +70,7 @@ def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     tape, length, half = context.tape, hidden_states.shape[1], context.config["head_dim"] // 2
     position_ids = context.position_ids(length)
     freqs = tape.new((position_ids.shape[0], length, half), "float32", "rotary: freqs")
+    tape.multiply_angles()
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
     dtype = hidden_states.dtype

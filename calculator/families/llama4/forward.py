@@ -39,6 +39,7 @@ def _tables(context: Context, hidden_states: Tensor, dtype: DType | None = None)
     passed(context.tape, "model.rotary_emb")
     rows, pairs = position_ids.shape[0], context.config["head_dim"] // 2
     freqs = context.tape.new((rows, length, pairs), "float32", "rotary: freqs")
+    context.tape.multiply_angles()
     ones = context.tape.new((rows, length, pairs), "float32", "rotary: ones")
     complex_shape = (rows, length, 2 * pairs)
     freqs_cis = context.tape.new(complex_shape, "float32", "rotary: complex numbers")

@@ -51,6 +51,7 @@ def interleaved_tables(
     else:
         position_ids = tape.new((_AXES, batch, length) if of_sequences else (length,), "int64", "position_ids")
     freqs = tape.new((_AXES, batch, length, context.config["rotary_dim"] // 2), "float32", "rotary: freqs")
+    tape.multiply_angles()
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
     sin, cos = _recomposed(sin, "sin"), _recomposed(cos, "cos")

@@ -52,6 +52,7 @@ def _axial(context: Context, hidden_states: Tensor, recompose: Callable[[Tensor,
     passed(tape, f"{_MODEL}.rotary_emb")
     position_ids = context.position_ids(length) if given else tape.new(shape, "int64", "position_ids")
     freqs = tape.new((_AXES, batch, length, context.config["rotary_dim"] // 2), "float32", "rotary: freqs")
+    tape.multiply_angles()
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
     sin = recompose(sin, "sin")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autograd import Node
+from calculator.engine.result_types import result_type
 from calculator.methods.targeted.adapted_linear import add_to_output_, dropped
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _divided(x: Tensor, ranks: Tensor) -> Tensor:
     node = Node(x.tape, _divided_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(ranks)
-    dtype = ops.result_type(x.dtype, ranks.dtype)
+    dtype = result_type(x.dtype, ranks.dtype)
     return x.tape.new(x.shape, dtype, "update over the number of ranks", node)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autograd import Node
+from calculator.engine.result_types import result_type
 from calculator.methods.costs import OtherOperations
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _drop_rows_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     """
     out = grad.tape.new(grad.shape, grad.dtype, "rows that are kept: gradient")
     copy = grad.tape.scratch(grad.shape, grad.dtype, "rows that are kept: gradient, copied")
-    dtype = ops.result_type(grad.dtype, node.saved[0].dtype)
+    dtype = result_type(grad.dtype, node.saved[0].dtype)
     product = grad.tape.scratch(grad.shape, dtype, "rows that are kept: gradient of the product")
     del copy, product
     return (out,)

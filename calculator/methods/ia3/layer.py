@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.engine.operations import result_type
+from calculator.engine.result_types import result_type
 from calculator.methods.costs import MergeStep
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from calculator.engine.operations import result_type
+from calculator.engine.result_types import result_type
 from calculator.methods.costs import MergeStep
 from calculator.resident import nf4
 from calculator.resident.quantization import Quantization

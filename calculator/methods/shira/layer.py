@@ -15,6 +15,7 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autograd import Node
 from calculator.engine.in_place import add_
+from calculator.engine.result_types import result_type
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _changed(bound: BoundModule) -> Tensor:
 
 def _add_in_common_dtype(weight: Tensor, values: Tensor) -> None:
     """Allocate the temporaries of the sum: copies in the common dtype, and one index for each element."""
-    tape, dtype = weight.tape, ops.result_type(weight.dtype, values.dtype)
+    tape, dtype = weight.tape, result_type(weight.dtype, values.dtype)
     copies = []
     if weight.dtype != dtype:
         copies += [tape.scratch(weight.shape, dtype, f"weight {name}") for name in ("with the update", "in its dtype")]

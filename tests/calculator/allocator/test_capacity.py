@@ -64,7 +64,7 @@ FALCON_H1 = {
     "method": {"name": "ln_tuning", "target_modules": ["final_layernorm", "input_layernorm", "pre_ff_layernorm"]},
     "device": {"gpu": "h100-sxm5-80gb", "alloc_conf": "expandable_segments:True"},
     "training": {
-        "micro_batch_size": 3,
+        "micro_batch_size": 2,
         "sequence_length": 1000,
         "adapter_dtype": "model",
         "optimizer": "paged_adamw_8bit",

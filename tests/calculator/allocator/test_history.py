@@ -94,7 +94,7 @@ def plain_history(resident, steps, empty_cache=None, capacity=None):
             events_ = events(prepared.for_run(training, prepared.device))
             sizes, blocks = [row[4] for row in events_.rows], {}
             for passed, workspace in zip((events_.forward, events_.backward), WORKSPACES, strict=True):
-                start = events_.first_product(passed)
+                start = events_.workspace_place(passed)
                 play(passed[:start], sizes, blocks)
                 if not number and not n:
                     allocate(workspace)

@@ -45,7 +45,7 @@ def test_parts_have_every_event_of_their_pass_and_the_first_step_the_workspaces(
         first, later = (
             [event for part in parts[n] for event in part.events()] for parts in (batch.parts_of_first, batch.parts)
         )
-        start = run.first.events.first_product(passed)
+        start = run.first.events.workspace_place(passed)
         assert later == [*passed]
         assert first == [*passed[:start], rows + n, *passed[start:]]
 

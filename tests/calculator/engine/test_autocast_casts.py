@@ -6,6 +6,7 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autocast import COPY, region
 from calculator.engine.autograd import AccumulateGrad
+from calculator.engine.result_types import result_type
 from calculator.engine.tape import Tape, Tensor
 from calculator.estimation.answer import Row
 from calculator.estimation.estimate import estimate
@@ -85,8 +86,8 @@ def test_powers_and_sums_run_in_float32_and_activations_in_their_own_dtype():
 
 
 def test_float16_and_bfloat16_promote_to_float32():
-    assert ops.result_type("bfloat16", "float16") == ops.result_type("float16", "bfloat16") == "float32"
-    assert ops.result_type("bfloat16", "bfloat16") == "bfloat16"
+    assert result_type("bfloat16", "float16") == result_type("float16", "bfloat16") == "float32"
+    assert result_type("bfloat16", "bfloat16") == "bfloat16"
 
 
 def test_an_inner_region_applies_until_it_ends():

@@ -1,10 +1,10 @@
-"""`keep_outputs` leaves a step's outputs alive at its end and changes nothing else."""
+"""`keep_rows` leaves a step's outputs alive at its end and changes nothing else."""
 
 from calculator.estimation.estimate import model_of, resident_state
 from calculator.estimation.request import parse_request
 from calculator.training_step.batch_trace import BatchTraces
 from calculator.training_step.unrolled import events
-from validation.published.outputs import keep_outputs, with_outputs
+from validation.published.outputs import is_output, keep_rows, with_outputs
 
 BODY = {
     "model": "meta-llama/Llama-3.2-1B",
@@ -12,6 +12,10 @@ BODY = {
     "training": {"sequence_length": 64, "micro_batch_size": 2},
 }
 REQUEST = parse_request(BODY)
+
+
+def keep_outputs(step, model):
+    return keep_rows(step, {row for row, allocation in enumerate(step.rows) if is_output(allocation[0], model)})
 
 
 def test_logits_and_cache_stay_alive():

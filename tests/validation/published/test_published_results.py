@@ -6,7 +6,7 @@ from statistics import median
 import pytest
 
 from validation.published.report import lines
-from validation.published.results import GROUPS, RESULTS, document, result, summary, write
+from validation.published.results import GROUPS, RESULTS, document, read, result, summary, with_other_rows, write
 from validation.published.rules import measurements
 
 COMMITTED = json.loads(RESULTS.read_text(encoding="utf-8"))
@@ -57,7 +57,7 @@ def test_torchtitan_reserves_a_little_more_under_fsdp_than_the_replay_of_acceler
 
 def test_the_figures_that_are_expressed_as_a_whole():
     whole = [row for row in COMMITTED["rows"] if row["expressed"] == "whole" and "error" in row]
-    assert len(whole) == 441
+    assert len(whole) == 521
     assert {row["protocol"] for row in whole if "protocol" in row} == {
         "buckets",
         "buckets_after_loss",
@@ -65,7 +65,9 @@ def test_the_figures_that_are_expressed_as_a_whole():
         "fast_kernels",
         "fast_kernels_and_fused_head",
         "logits",
+        "mean_of_logits",
         "output_in_backward",
+        "output_of_pass",
     }
 
 
@@ -96,31 +98,46 @@ def test_the_median_error_of_rows_expressed_as_a_whole_is_under_one_per_cent():
 
 
 def test_the_summary_is_computed_from_the_rows():
-    rows = [
-        {**dict.fromkeys(("error", "phase", "protocol", "cuda_error")), "differs": [], **row}
-        for row in COMMITTED["rows"]
-    ]
-    assert summary(rows) == COMMITTED["summary"]
+    assert summary(read(RESULTS)) == COMMITTED["summary"]
     assert {line["by"] for line in COMMITTED["summary"]} == {"all", *GROUPS}
 
 
 def test_a_written_file_contains_what_was_computed(tmp_path):
-    selected = [measurement for measurement in measurements() if measurement.id in SAMPLE[:2]]
-    results = document(selected, "2026-01-02")
+    rows = [result(measurement) for measurement in measurements() if measurement.id in SAMPLE[:2]]
+    results = document(rows, "2026-01-02")
     file = tmp_path / "results" / "published.json"
     write(results, file)
     first = file.read_text(encoding="utf-8")
-    write(document(selected, "2026-01-02"), file)
+    write(document(read(file), "2026-01-02"), file)
     assert file.read_text(encoding="utf-8") == first
     assert json.loads(first)["rows"] == [filled(row) for row in results["rows"]]
     assert [path.name for path in file.parent.iterdir()] == ["published.json"]
 
 
+def test_rows_of_other_sources_stay_when_some_are_written(tmp_path):
+    file = tmp_path / "published.json"
+    write({"rows": [{**row, "remark": "older"} for row in read(RESULTS)], "date": "2026-01-01"}, file)
+    new = [{**row, "remark": "new"} for row in read(RESULTS) if row["source"] == "fms_acceleration"]
+    merged = with_other_rows(new, file)
+    assert [row["id"] for row in merged] == [row["id"] for row in COMMITTED["rows"]]
+    assert {row["source"] for row in merged if row["remark"] == "new"} == {"fms_acceleration"}
+    assert {row["remark"] for row in merged if row["source"] != "fms_acceleration"} == {"older"}
+    assert summary(merged) == COMMITTED["summary"]
+
+
+def test_a_new_file_has_the_rows_that_were_computed(tmp_path):
+    rows = read(RESULTS)[:3]
+    assert with_other_rows(rows, tmp_path / "published.json") == rows
+
+
 def test_the_tables_name_the_worst_rows_and_the_differences():
     selected = [
-        measurement for measurement in measurements() if measurement.source in ("fsdp_qlora", "peft_metamathqa")
+        measurement
+        for measurement in measurements()
+        if measurement.source in ("fsdp_qlora", "litgpt", "peft_metamathqa")
     ]
-    text = "\n".join(lines(document(selected[:5] + [e for e in selected if e.id in SAMPLE], "2026-01-02"), worst=3))
+    rows = [result(measurement) for measurement in selected[:5] + [e for e in selected if e.id in SAMPLE]]
+    text = "\n".join(lines(document(rows, "2026-01-02"), worst=4))
     assert "peft_metamathqa/38/max_memory_reserved: prefix" in text
     assert "evaluation" in text
-    assert "fsdp_qlora: " in text
+    assert "litgpt: " in text

@@ -42,8 +42,9 @@ TRAINING = (
     "max_grad_norm",
 )
 
-#: Protocols of which no peer knows anything: kernels in transformers' place, and a pass that trains nothing.
-UNKNOWN = ("fast_kernels", "fast_kernels_and_fused_head", "logits")
+#: Protocols of which no peer knows anything: kernels in transformers' place, passes that train nothing, and a step
+#: without an optimizer.
+UNKNOWN = ("fast_kernels", "fast_kernels_and_fused_head", "logits", "mean_of_logits", "output_of_pass")
 
 
 def questions() -> Iterator[dict[str, Any]]:
