@@ -169,8 +169,8 @@ def answer(body: Any) -> DiagnoseAnswer:
     Raises:
         PlanError: if the message or the request is invalid, or the run is not replayed.
     """
-    found = diagnosed(body)
-    return diagnose_answer(found.diagnosis, found.body, found.imported)
+    result = diagnosed(body)
+    return diagnose_answer(result.diagnosis, result.body, result.imported)
 
 
 @router.post(

@@ -54,8 +54,8 @@ class CommandParser(argparse.ArgumentParser):
     def _without_option(self, message: str) -> str:
         """Return a hint if an unknown option has the name of an argument that is given without one."""
         names = {f"--{name.lower()}": name for name in self._names_of_arguments}
-        found = next((option for option in _unknown(message) if option in names), None)
-        return f": {names[found]} is given without {found}" if found else ""
+        option = next((option for option in _unknown(message) if option in names), None)
+        return f": {names[option]} is given without {option}" if option else ""
 
 
 def _unknown(message: str) -> list[str]:
@@ -66,8 +66,8 @@ def _close_options(message: str, usage: str) -> str:
     """Return the options whose names are close to those that are unknown."""
     options = sorted({*_OPTION.findall(usage)})
     given = [option.replace("-", "_").lstrip("_") for option in _unknown(message)]
-    found = [meant for name in given if (meant := _meant(name, options) or _close(name, options))]
-    return f": did you mean {' and '.join(found)}?" if found else ""
+    close = [meant for name in given if (meant := _meant(name, options) or _close(name, options))]
+    return f": did you mean {' and '.join(close)}?" if close else ""
 
 
 def _meant(name: str, options: list[str]) -> str | None:
@@ -87,6 +87,6 @@ def _close(name: str, options: list[str]) -> str | None:
 
 def _close_choice(message: str) -> str:
     """Return the choice that is close to an invalid one."""
-    found = _CHOICE.search(message)
-    close = get_close_matches(found["given"], _QUOTED.findall(found["choices"]), n=1) if found else []
+    match = _CHOICE.search(message)
+    close = get_close_matches(match["given"], _QUOTED.findall(match["choices"]), n=1) if match else []
     return f": did you mean {close[0]}?" if close else ""

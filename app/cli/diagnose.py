@@ -69,15 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the diagnosis."""
-    found = diagnosed(_body(args))
+    result = diagnosed(_body(args))
     if args.write_snapshot is not None:
-        files.write_bytes("--write_snapshot", args.write_snapshot, _written(found.diagnosis))
+        files.write_bytes("--write_snapshot", args.write_snapshot, _written(result.diagnosis))
     if args.json:
-        answer = diagnose_answer(found.diagnosis, found.body, found.imported)
+        answer = diagnose_answer(result.diagnosis, result.body, result.imported)
         request.print_text(answer.model_dump_json(indent=2))
     else:
-        request.print_text("\n".join(lines(found)))
-    return int(found.diagnosis.found == "none")
+        request.print_text("\n".join(lines(result)))
+    return int(result.diagnosis.found == "none")
 
 
 def _body(args: argparse.Namespace) -> dict[str, Any]:
@@ -95,10 +95,10 @@ def _body(args: argparse.Namespace) -> dict[str, Any]:
     return body
 
 
-def _written(found: Diagnosis) -> bytes:
+def _written(diagnosis: Diagnosis) -> bytes:
     """Return the pickled snapshot of the replay on what the error left PyTorch."""
-    replay = replay_of(found.estimate)
-    capacity = found.message.capacity_bytes
+    replay = replay_of(diagnosis.estimate)
+    capacity = diagnosis.message.capacity_bytes
     return written(replay, capacity, capacity + replay.context_bytes)
 
 
@@ -106,17 +106,17 @@ def _text(option: str, path: str) -> str:
     return files.content(option, path).decode("utf-8", "replace")
 
 
-def lines(found: Diagnosed) -> Iterator[str]:
+def lines(result: Diagnosed) -> Iterator[str]:
     """Yield the lines of a diagnosis."""
-    diagnosis = found.diagnosis
-    for warning in not_reproduced(found.imported):
+    diagnosis = result.diagnosis
+    for warning in not_reproduced(result.imported):
         yield f"Note: {warning}"
     yield from sentences(diagnosis)
     if diagnosis.in_phases:
         yield from _section("Tensors of that size outside the steps", _phase_matches(diagnosis))
     if diagnosis.matches:
-        yield from _section(SIZED, _matches(found))
-        yield from _section("Alive at the first", _alive(found))
+        yield from _section(SIZED, _matches(result))
+        yield from _section("Alive at the first", _alive(result))
     if diagnosis.changes:
         rows = [_change(change) for change in diagnosis.changes]
         head = ("Single change", "Saves", "Verdict", "Ends it")
@@ -130,7 +130,7 @@ def _section(title: str, rows: Table) -> Iterator[str]:
     yield table(*rows, left=2 if rows[0] == _HEAD else 1)
 
 
-def _matches(found: Diagnosed) -> Table:
+def _matches(result: Diagnosed) -> Table:
     rows = [
         (
             match.tensor,
@@ -139,13 +139,13 @@ def _matches(found: Diagnosed) -> Table:
             size(match.allocated_bytes),
             signed(match.difference_bytes),
         )
-        for match in found.diagnosis.matches[:MOST_MATCHES]
+        for match in result.diagnosis.matches[:MOST_MATCHES]
     ]
-    more = len(found.diagnosis.matches) - len(rows)
+    more = len(result.diagnosis.matches) - len(rows)
     return _HEAD, [*rows, (f"and {more} more", "", "", "", "")] if more > 0 else rows
 
 
-def _phase_matches(found: Diagnosis) -> Table:
+def _phase_matches(diagnosis: Diagnosis) -> Table:
     rows = [
         (
             match.tensor,
@@ -154,13 +154,15 @@ def _phase_matches(found: Diagnosis) -> Table:
             size(match.allocated_bytes),
             signed(match.difference_bytes),
         )
-        for match in found.in_phases[:MOST_MATCHES]
+        for match in diagnosis.in_phases[:MOST_MATCHES]
     ]
     return _HEAD, rows
 
 
-def _alive(found: Diagnosed) -> Table:
-    by_component = [(COMPONENTS[name].label, size(count)) for name, count in found.diagnosis.alive_by_component.items()]
+def _alive(result: Diagnosed) -> Table:
+    by_component = [
+        (COMPONENTS[name].label, size(count)) for name, count in result.diagnosis.alive_by_component.items()
+    ]
     return ("Component", "Bytes"), by_component
 
 

@@ -59,14 +59,14 @@ def run(args: argparse.Namespace) -> int:
     """Print the histogram, and the run on it if there is one."""
     lengths, notes = _lengths(args)
     body = request.body(args)
-    found = advice(parse_request(_with_lengths(body, lengths)), lengths) if body else None
+    advised = advice(parse_request(_with_lengths(body, lengths)), lengths) if body else None
     pairs = json.dumps([list(pair) for pair in lengths.pairs])
     if args.output is not None:
         files.write("--output", args.output, f"{pairs}\n")
     if args.json:
-        request.print_answer(args, lengths_answer(lengths, found, notes), "")
+        request.print_answer(args, lengths_answer(lengths, advised, notes), "")
         return 0
-    request.print_text("\n".join((*_lines(lengths), *notes, *(_advice(found) if found is not None else ()))))
+    request.print_text("\n".join((*_lines(lengths), *notes, *(_advice(advised) if advised is not None else ()))))
     if args.output is None:
         request.print_text(f"\n{pairs}")
     return 0
@@ -133,11 +133,11 @@ def _lines(lengths: Lengths) -> Iterator[str]:
         yield f"Lengths are rounded up to multiples of {number(lengths.rounded_to)}: there are too many distinct ones."
 
 
-def _advice(found: LengthAdvice) -> Iterator[str]:
+def _advice(advised: LengthAdvice) -> Iterator[str]:
     yield ""
-    required = size(found.estimate.memory.required_bytes)
-    yield f"The run requires {required}, and computes {number(found.tokens)} tokens an epoch, padding included."
-    rows = [_row(change, found.tokens) for change in found.changes]
+    required = size(advised.estimate.memory.required_bytes)
+    yield f"The run requires {required}, and computes {number(advised.tokens)} tokens an epoch, padding included."
+    rows = [_row(change, advised.tokens) for change in advised.changes]
     if rows:
         yield table(("Change", "What it does", "Saves", "Tokens an epoch"), rows, left=2)
 

@@ -44,27 +44,27 @@ def run(args: argparse.Namespace) -> int:
     body = request.complete_body(args)
     if args.solve_for is not None:
         body = {**body, "solve_for": args.solve_for}
-    found = limit(parse_limit(body))
+    result = limit(parse_limit(body))
     request.print_text(
-        limits_answer(found).model_dump_json(indent=2) if args.json else request.worded(args, "\n".join(lines(found)))
+        limits_answer(result).model_dump_json(indent=2) if args.json else request.worded(args, "\n".join(lines(result)))
     )
-    return int(found.value is None)
+    return int(result.value is None)
 
 
-def lines(found: Limit) -> Iterator[str]:
+def lines(result: Limit) -> Iterator[str]:
     """Yield the lines of a limit."""
-    name, most = found.solve_for, found.largest_with_retries
+    name, most = result.solve_for, result.largest_with_retries
     which = "smallest" if name == "count" else "largest"
-    yield f"No {name} fits." if found.value is None else f"The {which} {name} that fits: {number(found.value)}"
-    if most is not None and most != found.value:
+    yield f"No {name} fits." if result.value is None else f"The {which} {name} that fits: {number(result.value)}"
+    if most is not None and most != result.value:
         yield f"Up to {number(most)} it runs, but only by freeing cached blocks."
-    yield f"Bounded by {found.bound.by.replace('_', ' ')}: {found.bound.reason}."
+    yield f"Bounded by {result.bound.by.replace('_', ' ')}: {result.bound.reason}."
     yield ""
-    points = [_row(point) for point in (found.below, found.at, found.above) if point is not None]
+    points = [_row(point) for point in (result.below, result.at, result.above) if point is not None]
     yield table((name, "Verdict", "Required GiB", "To spare", "Peak allocated GiB"), points, left=2)
     yield ""
-    yield found.guarantee
-    yield from found.warnings
+    yield result.guarantee
+    yield from result.warnings
 
 
 def _row(point: ProbeResult) -> tuple[str, ...]:

@@ -109,13 +109,13 @@ def _worded(message: str, options: Collection[str], typed: Collection[str]) -> s
     for phrase, instead in _INSTEAD:
         message = message.replace(phrase, instead)
     message = _METHOD.sub(_method_options, message)
-    return _PATH.sub(lambda found: (found["path"] and _option(found["path"], options, typed)) or found[0], message)
+    return _PATH.sub(lambda match: (match["path"] and _option(match["path"], options, typed)) or match[0], message)
 
 
-def _method_options(found: re.Match[str]) -> str:
+def _method_options(match: re.Match[str]) -> str:
     """Return the options that give the method, and the settings of the training, of a request."""
-    method = json.loads(found[1])
-    training = json.loads(found[2]) if found[2] else {}
+    method = json.loads(match[1])
+    training = json.loads(match[2]) if match[2] else {}
     given = {"method": method.pop("name"), **method, **training}
     return " ".join(f"--{name} {_typed(value)}" for name, value in given.items())
 

@@ -69,9 +69,9 @@ def complete_body(args: argparse.Namespace) -> Any:
     Raises:
         PlanError: if it has none of one. The error names the option.
     """
-    found = body(args)
-    messages.require(found, "model", "method")
-    return found
+    given = body(args)
+    messages.require(given, "model", "method")
+    return given
 
 
 def _defaults(tool: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -113,10 +113,10 @@ def file_body(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         PlanError: if the file does not contain an object.
     """
-    found = files.json("--request", args.request)
-    if not isinstance(found, dict):
-        raise refusal("--request", "the request must be an object, as in the API", found)
-    return found
+    content = files.json("--request", args.request)
+    if not isinstance(content, dict):
+        raise refusal("--request", "the request must be an object, as in the API", content)
+    return content
 
 
 def print_answer(args: argparse.Namespace, answer: BaseModel, text: str) -> None:

@@ -64,7 +64,7 @@ class MethodGroup:
         return f"{', '.join(others)} and {last}" if others else last
 
     @property
-    def further(self) -> bool:
+    def is_further(self) -> bool:
         """Whether none of the methods is compared by default."""
         return not set(self.methods).intersection(USUAL_METHODS)
 

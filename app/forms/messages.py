@@ -69,11 +69,11 @@ def worded(message: str) -> str:
     return _SETTING.sub(_labeled, _METHOD.sub(lambda method: METHOD_LABELS[method[1]], message))
 
 
-def _labeled(found: re.Match[str]) -> str:
+def _labeled(match: re.Match[str]) -> str:
     """Return the label of a setting. A plain English word stays a word, although a setting has that name."""
-    name, state = found["name"], found["state"]
-    if name is None or not (found["part"] or state or "_" in name):
-        return found[0]
+    name, state = match["name"], match["state"]
+    if name is None or not (match["part"] or state or "_" in name):
+        return match[0]
     return f"“{LABELS[name]}”{ {' true': ' on', ' false': ' off'}.get(state, '') }"
 
 

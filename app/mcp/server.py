@@ -78,13 +78,13 @@ async def _call_tool(_: ServerRequestContext[Any], params: CallToolRequestParams
 
 def _answered(tool: Tool, body: dict[str, Any], client: Client) -> CallToolResult:
     try:
-        found = tool.answer(body, client)
+        result = tool.answer(body, client)
     except PlanError as error:
         return _error(invalid_response(error.problems))
     except HTTPProblem as error:
         return _error(problem_response(error.status, error.detail))
-    text = TextContent(type="text", text=found.text)
-    return CallToolResult(content=[text], structured_content=found.answer.model_dump(mode="json"))
+    text = TextContent(type="text", text=result.text)
+    return CallToolResult(content=[text], structured_content=result.answer.model_dump(mode="json"))
 
 
 def _error(response: Response) -> CallToolResult:

@@ -45,23 +45,23 @@ class Tool:
 
 def _estimate(body: Any, client: Client) -> ToolAnswer:
     request = parse_request(body)
-    found = answered(request, client, whole=True)
-    return _answer(estimate.lines(request.method.label, found), SingleEstimateAnswer.model_validate(found))
+    result = answered(request, client, whole=True)
+    return _answer(estimate.lines(request.method.label, result), SingleEstimateAnswer.model_validate(result))
 
 
 def _plan(body: Any, _: Client) -> ToolAnswer:
-    found = planned(parse_plan(body))
-    return _answer(plan.lines(found), plan_answer(found))
+    result = planned(parse_plan(body))
+    return _answer(plan.lines(result), plan_answer(result))
 
 
 def _limits(body: Any, _: Client) -> ToolAnswer:
-    found = limit(parse_limit(body))
-    return _answer(limits.lines(found), limits_answer(found))
+    result = limit(parse_limit(body))
+    return _answer(limits.lines(result), limits_answer(result))
 
 
 def _diagnose(body: Any, _: Client) -> ToolAnswer:
-    found = diagnosed(body)
-    return _answer(diagnose.lines(found), diagnose_answer(found.diagnosis, found.body, found.imported))
+    result = diagnosed(body)
+    return _answer(diagnose.lines(result), diagnose_answer(result.diagnosis, result.body, result.imported))
 
 
 def _answer(lines: Iterable[str], answer: BaseModel) -> ToolAnswer:

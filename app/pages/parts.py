@@ -90,14 +90,14 @@ class _Rendering:
             self.status = 422
         return self.parts[-1]
 
-    def around(self) -> tuple[str, str]:
+    def before_and_after(self) -> tuple[str, str]:
         """Return the text before the parts and the text after them."""
         before, _, after = rendered(self.page.template, {**self.context, "answer_parts": _HOLE}).partition(_HOLE)
         return before, after
 
     def whole(self) -> Response:
         """Return the page with the parts so far."""
-        before, after = self.around()
+        before, after = self.before_and_after()
         return HTMLResponse("".join((before, *self.parts, after)), self.status)
 
     def refused(self, problems: Sequence[Problem]) -> Response:
@@ -114,7 +114,7 @@ class _Rendering:
 
     def end(self) -> str:
         """Return the end of a page that has been streamed."""
-        return rendered(self.page.late, self.context) + self.around()[1]
+        return rendered(self.page.late, self.context) + self.before_and_after()[1]
 
 
 class PartsResponse(Response):
@@ -198,7 +198,7 @@ async def _stream(
     waits = rendered("pending.html", {})
     headers = [(b"content-type", b"text/html; charset=utf-8"), (b"cache-control", b"no-cache")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    before, _ = await to_thread.run_sync(_Rendering(rendering.page).around)
+    before, _ = await to_thread.run_sync(_Rendering(rendering.page).before_and_after)
     await send(_body(before + waits))
     while (text := await answering.texts.get()) is not None:
         await send(_body(text + waits))

@@ -39,45 +39,45 @@ def when_in_phase(match: PhaseMatch) -> str:
     return f"{IN_SENTENCE[match.phase]}{batch}"
 
 
-def title(found: Diagnosis) -> str:
+def title(diagnosis: Diagnosis) -> str:
     """Return the diagnosis in a line."""
-    in_phase = found.phase_match
+    in_phase = diagnosis.phase_match
     if in_phase is not None:
         return f"{in_phase.tensor}, {when_in_phase(in_phase)}"
-    if found.found == "none":
+    if diagnosis.found == "none":
         return "No tensor of this run has that size"
-    first = found.matches[0]
+    first = diagnosis.matches[0]
     return f"{first.tensor}, {when(first.step, first.phase)}"
 
 
-def sentences(found: Diagnosis) -> Iterator[str]:
+def sentences(diagnosis: Diagnosis) -> Iterator[str]:
     """Yield sentences about the error, its place in the run, and its consequences."""
-    if found.phase_match is not None:
-        yield from _phase_sentences(found, found.phase_match)
-    elif found.matches:
-        yield from _matched(found)
+    if diagnosis.phase_match is not None:
+        yield from _phase_sentences(diagnosis, diagnosis.phase_match)
+    elif diagnosis.matches:
+        yield from _matched(diagnosis)
     else:
-        yield from _unmatched(found)
-    if found.message.in_evaluation and not found.in_phases:
+        yield from _unmatched(diagnosis)
+    if diagnosis.message.in_evaluation and not diagnosis.in_phases:
         yield EVALUATION
-    if found.snapshot is not None:
-        yield from _snapshot(found.snapshot)
-    if found.phase_match is None:
-        yield _course(found)
-    yield _fragmentation(found)
-    yield from _elsewhere(found)
-    if found.message.found > 1:
-        yield f"The text has {number(found.message.found)} such messages; this is about the first."
+    if diagnosis.snapshot is not None:
+        yield from _snapshot(diagnosis.snapshot)
+    if diagnosis.phase_match is None:
+        yield _course(diagnosis)
+    yield _fragmentation(diagnosis)
+    yield from _other_processes(diagnosis)
+    if diagnosis.message.found > 1:
+        yield f"The text has {number(diagnosis.message.found)} such messages; this is about the first."
 
 
-def _matched(found: Diagnosis) -> Iterator[str]:
-    first, message = found.matches[0], found.message
-    names = list(dict.fromkeys(match.tensor for match in found.matches))
+def _matched(diagnosis: Diagnosis) -> Iterator[str]:
+    first, message = diagnosis.matches[0], diagnosis.message
+    names = list(dict.fromkeys(match.tensor for match in diagnosis.matches))
     what = f"“{first.tensor}”, requested {when(first.step, first.phase)}"
     if len(names) == 1:
         yield f"The allocation of {message.requested.text} is {what}."
     else:
-        equal = {match.tensor for match in found.matches if _rank(match) == _rank(first)} - {first.tensor}
+        equal = {match.tensor for match in diagnosis.matches if _rank(match) == _rank(first)} - {first.tensor}
         others = f" {number(len(equal))} other tensors match equally well." if equal else ""
         yield (
             f"{number(len(names))} tensors of this run have a segment of {message.requested.text}, so the size alone"
@@ -88,13 +88,14 @@ def _matched(found: Diagnosis) -> Iterator[str]:
     yield _compared(first, message.allocated.text)
 
 
-def _phase_sentences(found: Diagnosis, first: PhaseMatch) -> Iterator[str]:
+def _phase_sentences(diagnosis: Diagnosis, first: PhaseMatch) -> Iterator[str]:
     """Yield the sentences about a tensor of the evaluation or of merging."""
-    stated = found.message.allocated.text
-    others = len({match.tensor for match in found.matches} | {match.tensor for match in found.in_phases}) - 1
+    stated = diagnosis.message.allocated.text
+    others = len({match.tensor for match in diagnosis.matches} | {match.tensor for match in diagnosis.in_phases}) - 1
     more = f" {number(others)} other tensors of the run have that size." if others else ""
     yield (
-        f"The allocation of {found.message.requested.text} is “{first.tensor}”, requested {when_in_phase(first)}.{more}"
+        f"The allocation of {diagnosis.message.requested.text} is “{first.tensor}”, requested {when_in_phase(first)}."
+        f"{more}"
     )
     before = f"Before it, the estimate has {size(first.allocated_bytes)} allocated"
     if first.same_allocated:
@@ -119,12 +120,12 @@ def _compared(match: Match, stated: str) -> str:
     return f"{off}."
 
 
-def _unmatched(found: Diagnosis) -> Iterator[str]:
+def _unmatched(diagnosis: Diagnosis) -> Iterator[str]:
     yield (
-        f"No tensor of this run has a segment of {found.message.requested.text}, from loading to the second step. The"
-        " run that failed differs from this request."
+        f"No tensor of this run has a segment of {diagnosis.message.requested.text}, from loading to the second step."
+        " The run that failed differs from this request."
     )
-    for length in found.other_lengths:
+    for length in diagnosis.other_lengths:
         more = "" if length.least == length.most else f" to {number(length.most)}"
         tokens = f"{number(length.least)}{more} tokens"
         yield f"“{length.tensor}” has this size with sequences of {tokens}: the batch may have been longer or shorter."
@@ -134,26 +135,26 @@ def _unmatched(found: Diagnosis) -> Iterator[str]:
     )
 
 
-def _snapshot(found: SnapshotMatch) -> Iterator[str]:
-    share = percent(found.same_bytes / max(1, found.snapshot.allocated_bytes))
-    moment = f"at “{found.tensor}”, {when(found.step, found.phase)}"
+def _snapshot(match: SnapshotMatch) -> Iterator[str]:
+    share = percent(match.same_bytes / max(1, match.snapshot.allocated_bytes))
+    moment = f"at “{match.tensor}”, {when(match.step, match.phase)}"
     yield (
-        f"Of the {size(found.snapshot.allocated_bytes)} in use in the snapshot, {share} are blocks whose size equals"
+        f"Of the {size(match.snapshot.allocated_bytes)} in use in the snapshot, {share} are blocks whose size equals"
         f" that of a tensor of the run, {moment}."
     )
-    if found.other_bytes:
-        yield f"{size(found.other_bytes)} are blocks that this request does not explain."
-    if found.missing_bytes:
-        yield f"The run has tensors of {size(found.missing_bytes)} that are not in the snapshot."
+    if match.other_bytes:
+        yield f"{size(match.other_bytes)} are blocks that this request does not explain."
+    if match.missing_bytes:
+        yield f"The run has tensors of {size(match.missing_bytes)} that are not in the snapshot."
 
 
-def _course(found: Diagnosis) -> str:
-    offered = f"The message leaves {size(found.message.capacity_bytes)} to PyTorch"
-    end = found.predicted
+def _course(diagnosis: Diagnosis) -> str:
+    offered = f"The message leaves {size(diagnosis.message.capacity_bytes)} to PyTorch"
+    end = diagnosis.predicted
     if end is not None:
         return f"{offered}. A replay of this request with that memory also ends {_out_of_memory(end)}."
-    fits = "fits" if found.outcome.verdict is Verdict.FITS else "runs by freeing cached blocks"
-    needs = f"needs {size(found.outcome.minimum_bytes())} with the CUDA context"
+    fits = "fits" if diagnosis.outcome.verdict is Verdict.FITS else "runs by freeing cached blocks"
+    needs = f"needs {size(diagnosis.outcome.minimum_bytes())} with the CUDA context"
     return (
         f"{offered}. In a replay with that memory, this request {fits}, and {needs}: the run that failed uses more than"
         " this request, or other memory was in use."
@@ -164,25 +165,25 @@ def _out_of_memory(end: OutOfMemory) -> str:
     return f"out of memory at “{end.tensor}”, {when(end.step, end.phase)}"
 
 
-def _fragmentation(found: Diagnosis) -> str:
-    unallocated = found.message.unallocated
+def _fragmentation(diagnosis: Diagnosis) -> str:
+    unallocated = diagnosis.message.unallocated
     cached = f"{size(unallocated.bytes)} are reserved and not allocated"
-    if found.is_fragmented:
+    if diagnosis.is_fragmented:
         return (
             f"Fragmentation: {cached}, more than the request, but no cached block is large enough."
             " PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True lets segments grow instead."
         )
-    requested = found.message.requested
-    if unallocated.bytes + found.message.free.bytes > requested.bytes:
+    requested = diagnosis.message.requested
+    if unallocated.bytes + diagnosis.message.free.bytes > requested.bytes:
         return (
-            f"In part fragmentation: {cached} and {size(found.message.free.bytes)} are free, together more than the"
+            f"In part fragmentation: {cached} and {size(diagnosis.message.free.bytes)} are free, together more than the"
             f" request of {requested.text}, but not in one piece."
             " PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True lets segments grow instead."
         )
     return f"Not fragmentation: {cached}, less than the request of {requested.text}, also with what is free."
 
 
-def _elsewhere(found: Diagnosis) -> Iterator[str]:
-    elsewhere = found.message.elsewhere_bytes
+def _other_processes(diagnosis: Diagnosis) -> Iterator[str]:
+    elsewhere = diagnosis.message.elsewhere_bytes
     if elsewhere:
         yield f"Other processes and the driver use {size(elsewhere)} of the GPU."

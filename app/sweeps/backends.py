@@ -69,8 +69,8 @@ class Processes:
 
 def _compute_there(backend: Any) -> None:
     """Let a cluster with one worker compute. joblib would compute here instead."""
-    of_cluster = backend.effective_n_jobs
-    backend.effective_n_jobs = lambda n_jobs: max(2, of_cluster(n_jobs))
+    cluster_jobs = backend.effective_n_jobs
+    backend.effective_n_jobs = lambda n_jobs: max(2, cluster_jobs(n_jobs))
 
 
 @contextmanager

@@ -338,7 +338,7 @@ def _determined(
     if references:
         bounds = maximum(bounds, references)
     if copies.bounds_first:
-        least = maximum(_peak_counts(step, first_layer_bound.least_counts(copies)), exact or {})
+        least = maximum(_peak_counts(step, first_layer_bound.smallest_counts(copies)), exact or {})
         higher = {size: count for size, count in (counts | bounds).items() if count != least.get(size)}
         return None if _needs_more(least, higher) else counts
     if step.recording.first is not None:

@@ -96,7 +96,7 @@ def read(entries: tuple[Entry, ...], raw: Mapping[str, Any], loc: str = "model.c
     problems = [
         Problem(loc=f"{loc}.{written[entry.name]}", msg=message, input=raw.get(written[entry.name]))
         for entry in entries
-        if isinstance(entry, Field) and (message := _mistake(entry, raw, written[entry.name]))
+        if isinstance(entry, Field) and (message := _type_problem(entry, raw, written[entry.name]))
     ]
     if problems:
         raise PlanError(*problems)
@@ -140,7 +140,7 @@ def _written(field: Field, raw: Mapping[str, Any]) -> str:
     return next((name for name in present if raw[name] is not None), present[0] if present else field.own_name)
 
 
-def _mistake(field: Field, raw: Mapping[str, Any], name: str) -> str | None:
+def _type_problem(field: Field, raw: Mapping[str, Any], name: str) -> str | None:
     if name not in raw:
         return f"is required: {_WORDS[field.type]}" if field.default is REQUIRED else None
     value = raw[name]
@@ -152,7 +152,7 @@ def _mistake(field: Field, raw: Mapping[str, Any], name: str) -> str | None:
         return f"{null}, another name for it, is null; leave it out"
     if value is None:
         return None if field.nullable else f"must be {_WORDS[field.type]}, not null; leave it out for the default"
-    if not _is(field.type, value):
+    if not _is_of_kind(field.type, value):
         return f"must be {_WORDS[field.type]}{' or null' if field.nullable else ''}, not {shown(value)}"
     return _out_of_range(field, value)
 
@@ -175,7 +175,7 @@ def _limits(field: Field) -> tuple[float, float]:
     return low, high
 
 
-def _is(kind: FieldType, value: Any) -> bool:
+def _is_of_kind(kind: FieldType, value: Any) -> bool:
     if kind in ("size", "count"):
         return isinstance(value, int) and not isinstance(value, bool)
     if kind == "number":
@@ -184,9 +184,9 @@ def _is(kind: FieldType, value: Any) -> bool:
     if kind == "names":
         return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
     if kind == "terms":
-        return isinstance(value, str) or _is("names", value)
+        return isinstance(value, str) or _is_of_kind("names", value)
     if kind == "indices":
-        return isinstance(value, list | tuple) and all(_is("count", item) for item in value)
+        return isinstance(value, list | tuple) and all(_is_of_kind("count", item) for item in value)
     return isinstance(value, _CLASSES[kind])
 
 

@@ -360,13 +360,13 @@ class Model:
 
         None if a layer caches others than those that two projections return.
         """
-        found = []
+        distinct = []
         for layer, count in self.decoder.distinct:
             widths = _cached_widths(layer)
             if widths is None:
                 return None
-            found.append((widths, count))
-        return tuple(found)
+            distinct.append((widths, count))
+        return tuple(distinct)
 
     @cached_property
     def has_experts(self) -> bool:
@@ -386,14 +386,14 @@ class Model:
         """Return the last name of `named_parameters()`."""
         names = (
             f"{prefix}{module.name}.{parameter.name}"
-            for modules, prefix in map(_tail, reversed(self.parts))
+            for modules, prefix in map(_last_modules, reversed(self.parts))
             for module in reversed(modules)
             for parameter in reversed(module.parameters)
         )
         return next(name for name in names if name not in self.tied)
 
 
-def _tail(part: Module | Stack) -> tuple[tuple[Module, ...], str]:
+def _last_modules(part: Module | Stack) -> tuple[tuple[Module, ...], str]:
     """Return the last modules of a part, and the prefix of their names."""
     if isinstance(part, Stack):
         return part.layers[-1].modules, f"{part.name}.{len(part.layers) - 1}."

@@ -113,8 +113,8 @@ class Base(ABC):
 
     def names(self, model: Model) -> tuple[str, ...]:
         """Return the names of the quantized modules, as target_modules lists them."""
-        found = (path.rpartition(".")[2] for path, module in model.paths if self.converts(path, module, model))
-        return tuple(dict.fromkeys(found))
+        last_names = (path.rpartition(".")[2] for path, module in model.paths if self.converts(path, module, model))
+        return tuple(dict.fromkeys(last_names))
 
     def _subclasses(self, model: Model) -> Iterator[Problem]:
         """Yield a problem for the first layer of a subclass of torch.nn.Linear, which the library quantizes too.

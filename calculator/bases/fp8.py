@@ -94,9 +94,9 @@ class FP8(Base):
         if method.bias != "none":
             message = "transformers computes no gradient of a bias in FP8 (FP8LinearFunction): use none"
             yield Problem(loc="method.bias", msg=message, input=method.bias)
-        yield from self._sides(model)
+        yield from self._block_problems(model)
 
-    def _sides(self, model: Model) -> Iterator[Problem]:
+    def _block_problems(self, model: Model) -> Iterator[Problem]:
         """Yield a problem for the first module that blocks do not divide. transformers would leave it dense."""
         outputs, inputs = self.block or (1, 1)
         for path, module in model.paths:

@@ -93,9 +93,9 @@ class HQQ(Base):
         if training.autocast is not None:
             message = "a base in HQQ is modeled without autocast: leave it out"
             yield Problem(loc="training.autocast", msg=message, input=training.autocast)
-        yield from self._sides(model)
+        yield from self._group_problems(model)
 
-    def _sides(self, model: Model) -> Iterator[Problem]:
+    def _group_problems(self, model: Model) -> Iterator[Problem]:
         """Yield a problem for the first module whose groups can't be packed."""
         together = 1 if self.config.bits == 3 else PACKED_ROWS[self.config.bits]
         for path, module in model.paths:

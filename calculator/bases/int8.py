@@ -109,7 +109,7 @@ def _input_dtype(path: str, model: Model, hidden: DType, autocast: DType) -> DTy
         return autocast
     in_tower = path.startswith(model.towers)
     norms = (
-        module for found, module in model.paths if module.kind == "norm" and found.startswith(model.towers) is in_tower
+        module for name, module in model.paths if module.kind == "norm" and name.startswith(model.towers) is in_tower
     )
     has_layer_norm = any(module.bias is not None for module in norms)
     return "float32" if has_layer_norm else hidden

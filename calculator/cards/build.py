@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 def groups() -> dict[str, tuple[GPU, ...]]:
     """Return the GPUs of each group, sorted by memory, largest first."""
-    found: dict[str, list[GPU]] = {}
+    cards_by_name: dict[str, list[GPU]] = {}
     for card in sorted(gpus(), key=lambda gpu: -gpu.usable_bytes):
-        found.setdefault(group_of(card), []).append(card)
-    return {name: tuple(cards) for name, cards in found.items()}
+        cards_by_name.setdefault(group_of(card), []).append(card)
+    return {name: tuple(cards) for name, cards in cards_by_name.items()}
 
 
 def rows(entry: ModelEntry) -> Iterator[dict[str, Any]]:
@@ -44,10 +44,10 @@ def _row(entry: ModelEntry, method: CardMethod) -> dict[str, Any]:
     first = None if one_length else LENGTHS[0]
     body = run_body(entry, method, {}, batch=1, length=first, gpu=next(iter(cards.values()))[0].id)
     request = parse_request({**body, "reserved": "rule"})
-    found = side_by_side((request,))[0]
-    if found.estimate is None and found.alternative is None:
-        return {"refusal": "; ".join(problem.msg for problem in found.problems)}
-    changes = found.alternative.changes if found.alternative else {}
+    result = side_by_side((request,))[0]
+    if result.estimate is None and result.alternative is None:
+        return {"refusal": "; ".join(problem.msg for problem in result.problems)}
+    changes = result.alternative.changes if result.alternative else {}
     context = _context(request, one_length=one_length)
     tried = TriedSizes(context=context, one_length=one_length)
     builder = _Builder(entry, method, changes)

@@ -43,15 +43,15 @@ def overview() -> tuple[CardSummary, ...]:
 
 def _methods(card: GPU) -> tuple[MethodOnCard, ...]:
     group = group_of(card)
-    found: dict[CardMethod, list[ModelEntry]] = {method: [] for method in CARD_METHODS}
+    entries_by_method: dict[CardMethod, list[ModelEntry]] = {method: [] for method in CARD_METHODS}
     for runs in table():
         if fitting(runs, card, group):
-            found[runs.method].append(runs.entry)
+            entries_by_method[runs.method].append(runs.entry)
     return tuple(
         MethodOnCard(
             method=method,
             models=len(entries),
             largest=max(entries, key=lambda entry: entry.parameters, default=None),
         )
-        for method, entries in found.items()
+        for method, entries in entries_by_method.items()
     )

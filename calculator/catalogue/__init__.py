@@ -78,7 +78,7 @@ def read(file: str) -> Any:
 _CUTOFF, _PART = 0.6, 5
 
 
-def closest(name: str, names: list[str]) -> list[str]:
+def similar_names(name: str, names: list[str]) -> list[str]:
     """Return at most five known names that are similar to a name, the closest first.
 
     Those that contain the name precede those that are a part of it.
@@ -139,7 +139,7 @@ def _owner(name: str) -> str:
 
 def similar(name: str) -> list[str]:
     """Return names of models that are similar to a name: one of each model, those of the same owner first."""
-    return _near(_key(name)[:100].replace(" ", "-"))
+    return _similar_models(_key(name)[:100].replace(" ", "-"))
 
 
 def _suggestion(name: str) -> str:
@@ -147,15 +147,15 @@ def _suggestion(name: str) -> str:
     return f"did you mean {', '.join(near)}? Or {instead}" if near else instead
 
 
-def _near(key: str) -> list[str]:
+def _similar_models(key: str) -> list[str]:
     names = [name for entry in models() for name in (entry.id, *entry.aliases)]
     bare = {name.rsplit("/", 1)[-1]: name for name in reversed(names)}
-    similar = [bare[n] for n in closest(key.rsplit("/", 1)[-1], list(bare))] or closest(key, names)
-    of_model: dict[str, list[str]] = {}
+    similar = [bare[n] for n in similar_names(key.rsplit("/", 1)[-1], list(bare))] or similar_names(key, names)
+    names_by_model: dict[str, list[str]] = {}
     for name in similar:
-        of_model.setdefault(_index()[name.lower()].id, []).append(name)
-    closest_of_model = (max(spellings, key=partial(_similarity, key)) for spellings in of_model.values())
-    return sorted(closest_of_model, key=lambda name: _owner(name) != _owner(key))
+        names_by_model.setdefault(_index()[name.lower()].id, []).append(name)
+    closest_names = (max(spellings, key=partial(_similarity, key)) for spellings in names_by_model.values())
+    return sorted(closest_names, key=lambda name: _owner(name) != _owner(key))
 
 
 def _similarity(key: str, name: str) -> float:

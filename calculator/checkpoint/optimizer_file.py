@@ -136,12 +136,12 @@ def _states(
         yield "__bnb_optimizer_quant_state__", dict(_bitsandbytes_states(kind.shape, optimizer, shared, device))
         return
     if optimizer.storage == "factored":
-        found = {
+        states = {
             name: TorchTensor(shape, dtype, device) for name, shape, dtype in optimizer.states(kind.shape, kind.dtype)
         }
         yield "step", 1
         yield from (
-            (name, found[name]) for name in ("exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq", "RMS") if name in found
+            (name, states[name]) for name in ("exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq", "RMS") if name in states
         )
         return
     if optimizer.names:

@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 def constructor(kind: Callable[P, T]) -> Callable[P, T]:
     """Return a function that creates instances of a dataclass, which is not frozen and whose fields have no factory."""
-    of_class: Any = kind
+    class_: Any = kind
     names: dict[str, Any] = {"kind": kind, "new": object.__new__}
-    names |= {_default(field): field.default for field in fields(of_class)}
-    parameters = ", ".join([_parameter(field) for field in fields(of_class) if field.init])
+    names |= {_default(field): field.default for field in fields(class_)}
+    parameters = ", ".join([_parameter(field) for field in fields(class_) if field.init])
     lines = [f"def create(*, {parameters}):", "self = new(kind)"]
-    lines += [f"self.{field.name} = {field.name if field.init else _default(field)}" for field in fields(of_class)]
+    lines += [f"self.{field.name} = {field.name if field.init else _default(field)}" for field in fields(class_)]
     lines += ["self.__post_init__()"] if hasattr(kind, "__post_init__") else []
     exec("\n ".join([*lines, "return self"]), names)  # noqa: S102  dataclasses writes `__init__` in the same way
     create: Callable[P, T] = names["create"]

@@ -90,11 +90,11 @@ def _component(name: ComponentName, plans: Sequence[Estimate]) -> ComponentLine:
 
 
 def _rows_by_name(rows: tuple[Row, ...]) -> dict[tuple[str, str], tuple[Row, ...]]:
-    found: dict[tuple[str, str], tuple[Row, ...]] = {}
+    by_name: dict[tuple[str, str], tuple[Row, ...]] = {}
     for row in rows:
         key = (row.name, row.dtype)
-        found[key] = (*found.get(key, ()), row)
-    return found
+        by_name[key] = (*by_name.get(key, ()), row)
+    return by_name
 
 
 def _spread(sizes: tuple[int, ...]) -> int:

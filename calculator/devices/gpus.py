@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 from statistics import median_high
 from typing import Any
 
-from calculator.catalogue import closest, read
+from calculator.catalogue import read, similar_names
 from calculator.common.errors import refusal
 
 MIB = 1 << 20
@@ -93,15 +93,15 @@ def _gpu_named(name: str) -> GPU | None:
 def _gpu_with_size(name: str) -> GPU | None:
     """Return the GPU of a name that its memory size follows."""
     sized = _SIZED.fullmatch(name.strip())
-    found = _index().get(_key(sized[1])) if sized else None
-    return found if sized and found and found.memory_gb == int(sized[2]) else None
+    card = _index().get(_key(sized[1])) if sized else None
+    return card if sized and card and card.memory_gb == int(sized[2]) else None
 
 
 def gpu(name: str, loc: str = "device.gpu") -> GPU:
     """Look a GPU up by id, name or alias, whatever its case and spacing ("RTX 4090", "a100 80gb", "4090").
 
     Raises:
-        PlanError: if the catalogue lacks the GPU. The message names the closest ones.
+        PlanError: if the catalogue lacks the GPU. The message names similar ones.
     """
     card = _gpu_named(name) if len(name) <= 100 else None
     if card is None:
@@ -203,5 +203,5 @@ def _suggestion(name: str) -> str:
     size = _SIZED.fullmatch(name.strip())
     near = [card.name for card in gpus() if size and not size[1] and card.memory_gb == int(size[2])]
     near = near or [names[alias] for alias in names if key and key in alias]
-    near = near or [names[k] for k in closest(key, list(names))]
+    near = near or [names[k] for k in similar_names(key, list(names))]
     return f"did you mean {', '.join(near[:6])}? Or {INSTEAD}" if near else INSTEAD

@@ -152,13 +152,13 @@ def _cuda_fields(card: GPU | None, torch: Release) -> dict[str, Any]:
     Before 2.7, PyTorch has no fused kernel for compute capability 10.0 and above. Source: sdp_utils.cpp,
     check_flash_attention_hardware_support and check_mem_efficient_hardware_support.
     """
-    found: dict[str, Any] = {"multiprocessors": multiprocessors_of(card)}
+    fields: dict[str, Any] = {"multiprocessors": multiprocessors_of(card)}
     if card is not None and card.compute_capability is not None:
         major, minor = map(int, card.compute_capability.split("."))
-        found["capability"] = (major, minor)
+        fields["capability"] = (major, minor)
         if major >= _BLACKWELL and torch < _FUSED_ON_BLACKWELL:
-            found |= {"flash": False, "efficient": False}
-    return found
+            fields |= {"flash": False, "efficient": False}
+    return fields
 
 
 def _has_grouped_mm(card: GPU | None, torch: Release) -> bool:

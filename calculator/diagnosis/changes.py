@@ -29,7 +29,7 @@ _EXPANDABLE_SOURCE = "PyTorch, docs/source/notes/cuda.md: PYTORCH_CUDA_ALLOC_CON
 def changes(request: Request, answer: Estimate, outcome: Outcome, usable_bytes: int) -> tuple[Change, ...]:
     """Return single changes. Those that end the error come first, then those that save the most."""
     reproduces = outcome.verdict is Verdict.DOES_NOT_FIT
-    found = [
+    suggested = [
         *_expandable_segments_changes(request, outcome, reproduces=reproduces),
         *sharding_changes(request, answer, usable_bytes, reproduces=reproduces),
     ]
@@ -37,7 +37,7 @@ def changes(request: Request, answer: Estimate, outcome: Outcome, usable_bytes: 
         replay = suggestion.estimate.memory.replay
         assert replay is not None
         verdict = replay.outcome(usable_bytes).verdict
-        found.append(
+        suggested.append(
             Change(
                 changes=suggestion.changes,
                 request=suggestion.request,
@@ -49,7 +49,7 @@ def changes(request: Request, answer: Estimate, outcome: Outcome, usable_bytes: 
                 cost=suggestion.cost,
             )
         )
-    return tuple(sorted(found, key=lambda change: (not change.ends, -change.saved_bytes)))
+    return tuple(sorted(suggested, key=lambda change: (not change.ends, -change.saved_bytes)))
 
 
 def _expandable_segments_changes(request: Request, outcome: Outcome, *, reproduces: bool) -> Iterator[Change]:

@@ -132,22 +132,22 @@ def diagnose(
     answer = estimate(request)
     replay = replay_of(answer)
     journal = journal_of(replay, message.total.bytes)
-    found = matches(journal, message)
+    journal_matches = matches(journal, message)
     usable = message.capacity_bytes + replay.context_bytes
     outcome = replay.outcome(usable)
-    listed = alive(journal, found[0]) if found else ()
+    listed = alive(journal, journal_matches[0]) if journal_matches else ()
     by_component: dict[ComponentName, int] = {}
     for kind, _, size in listed:
         by_component[kind.component] = by_component.get(kind.component, 0) + size
     workspaces = sum(replay.workspaces)
     whole = None if run is None else RunRequest(estimate=request, run=run)
     in_phases = () if whole is None else phase_matches(whole, replay.resident, workspaces, message)
-    names = {match.tensor for match in found} | {match.tensor for match in in_phases}
+    names = {match.tensor for match in journal_matches} | {match.tensor for match in in_phases}
     diagnosis = Diagnosis(
         message=message,
         estimate=answer,
         found="none" if not names else "one" if len(names) == 1 else "several",
-        matches=found,
+        matches=journal_matches,
         alive=tuple(
             Alive(name=kind.name, component=kind.component, count=count, bytes=size)
             for kind, count, size in listed[:MOST_ALIVE]
@@ -165,8 +165,8 @@ def diagnose(
     if whole is None or first is None:
         return diagnosis
     fixed = workspaces + replay.context_bytes
-    of_phase = Deferred(partial(phase_changes, whole, replay.resident, first, usable, fixed))
-    return replace(diagnosis, every_change=of_phase)
+    changes_of_phase = Deferred(partial(phase_changes, whole, replay.resident, first, usable, fixed))
+    return replace(diagnosis, every_change=changes_of_phase)
 
 
 def replayable(request: Request) -> Request:

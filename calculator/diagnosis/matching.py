@@ -80,13 +80,13 @@ def matches(journal: Journal, message: Message) -> tuple[Match, ...]:
     for number, request in enumerate(journal.requests):
         if request.segment in alike:
             groups.setdefault((request.step, request.phase, request.kind.name), []).append(number)
-    found = [_match(journal, numbers, allocated, reached) for numbers in groups.values()]
+    journal_matches = [_match(journal, numbers, allocated, reached) for numbers in groups.values()]
 
     def order(match: Match) -> tuple[bool, bool, int]:
-        of_optimizer = match.phase == "optimizer_step" and match.tensor not in OF_UPDATE
-        return message.in_optimizer and not of_optimizer, not match.is_reached, abs(match.difference_bytes)
+        is_update = match.phase == "optimizer_step" and match.tensor not in OF_UPDATE
+        return message.in_optimizer and not is_update, not match.is_reached, abs(match.difference_bytes)
 
-    return tuple(sorted(found, key=order))
+    return tuple(sorted(journal_matches, key=order))
 
 
 def _reached(journal: Journal, message: Message) -> int:
@@ -140,16 +140,16 @@ class OtherLength:
 
 def other_lengths(micro_batches: Iterable[Events], requested: RoundedSize, length: int) -> tuple[OtherLength, ...]:
     """Return the largest tensors that have the requested size at another sequence length."""
-    found: dict[str, OtherLength] = {}
+    by_tensor: dict[str, OtherLength] = {}
     rows = {row[0]: row for events in micro_batches for row in events.rows}
     for name, shape, dtype, _, _ in sorted(rows.values(), key=lambda row: -row[4]):
-        if len(found) == MOST_LENGTHS:
+        if len(by_tensor) == MOST_LENGTHS:
             break
         if [size.name if isinstance(size, Dim) else "" for size in shape].count(LENGTH) == 1:
             lengths = _lengths(elements(shape) * ITEMSIZE[dtype] / length, requested)
             if lengths is not None:
-                found[name] = OtherLength(tensor=name, least=lengths[0], most=lengths[1])
-    return tuple(found.values())
+                by_tensor[name] = OtherLength(tensor=name, least=lengths[0], most=lengths[1])
+    return tuple(by_tensor.values())
 
 
 def _lengths(per_token: float, requested: RoundedSize) -> tuple[int, int] | None:
@@ -173,5 +173,5 @@ def alive(journal: Journal, match: Match) -> tuple[tuple[Kind, int, int], ...]:
     for number in journal.alive_requests(place):
         request = journal.requests[number]
         counts.setdefault(request.kind, []).append(request.size)
-    found = [(kind, len(sizes), sum(sizes)) for kind, sizes in counts.items()]
-    return tuple(sorted(found, key=lambda candidate: -candidate[2]))
+    groups = [(kind, len(sizes), sum(sizes)) for kind, sizes in counts.items()]
+    return tuple(sorted(groups, key=lambda candidate: -candidate[2]))

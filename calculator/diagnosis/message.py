@@ -200,10 +200,10 @@ def _fields(tail: str, parts: tuple[_Part, ...]) -> dict[str, str | None]:
     fields: dict[str, str | None] = {}
     place = 0
     for name, pattern, optional in parts:
-        found = re.compile(pattern).match(tail, place)
-        if found:
-            place = found.end()
-            fields |= found.groupdict()
+        match = re.compile(pattern).match(tail, place)
+        if match:
+            place = match.end()
+            fields |= match.groupdict()
         elif not optional:
             raise refusal(LOC, f"the message is cut off or changed where “{name}” is expected: {_ADVICE}", tail[:200])
     return fields

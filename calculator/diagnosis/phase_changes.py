@@ -48,7 +48,7 @@ def phase_changes(
     if match.phase == "merge":
         return (_without_merge(request, match),)
     now = needed(request.run)
-    found = []
+    changes = []
     for option in _options(request.run):
         run = replace(request.run, **option.settings)
         try:
@@ -59,7 +59,7 @@ def phase_changes(
         required = needed(run)
         if required >= now:
             continue
-        found.append(
+        changes.append(
             Change(
                 changes={f"run.{name}": value for name, value in option.settings.items()},
                 request=request.estimate,
@@ -72,7 +72,7 @@ def phase_changes(
                 cost=1.0,
             )
         )
-    return tuple(sorted(found, key=lambda change: (not change.ends, -change.saved_bytes)))
+    return tuple(sorted(changes, key=lambda change: (not change.ends, -change.saved_bytes)))
 
 
 def _live(resident: ResidentState, run: RunSettings) -> int:

@@ -57,12 +57,12 @@ def phase_matches(
     check_model(request, resident.prepared.model)
     check_generation(request.run, resident.prepared)
     phases = _Phases(request, resident, workspace_bytes, message)
-    found: dict[tuple[str, str], PhaseMatch] = {}
+    match_by_place: dict[tuple[str, str], PhaseMatch] = {}
     for match in phases.matches():
-        first_match = found.setdefault((match.phase, match.tensor), match)
+        first_match = match_by_place.setdefault((match.phase, match.tensor), match)
         if abs(match.difference_bytes) < abs(first_match.difference_bytes):
-            found[match.phase, match.tensor] = match
-    return tuple(sorted(found.values(), key=lambda match: abs(match.difference_bytes)))
+            match_by_place[match.phase, match.tensor] = match
+    return tuple(sorted(match_by_place.values(), key=lambda match: abs(match.difference_bytes)))
 
 
 class _Phases:
@@ -107,9 +107,9 @@ class _Phases:
             if event >= 0 and self._shown_equal(recording.row_bytes(event)):
                 places.setdefault(rows[event][0], []).append(place)
         given = self.resting + self.evaluation.resident_bytes + _bytes(ran.given)
-        for found in places.values():
+        for match in places.values():
             options = [
-                (place, self._closest_batch_count(ran, given + recording.curve.before(place))) for place in found
+                (place, self._closest_batch_count(ran, given + recording.curve.before(place))) for place in match
             ]
             place, batches = min(
                 options, key=lambda option: abs(self._difference(self._allocated_before(ran, given, *option)))
@@ -118,7 +118,7 @@ class _Phases:
             moment = recording.curve.at(place)
             row = _row(rows[events[place]])
             alive = (*kept, *ran.given, *listed(recording.alive(moment)))
-            yield self._match(ran.phase, row, alive, batch=batches + 1, count=len(found))
+            yield self._match(ran.phase, row, alive, batch=batches + 1, count=len(match))
 
     def _allocated_before(self, ran: _Pass, given: int, place: int, batches: int) -> int:
         """Return the bytes in use before an event of a pass, after some batches."""
@@ -137,7 +137,7 @@ class _Phases:
 
     def _concatenation_matches(self) -> Iterator[PhaseMatch]:
         """Yield the outputs and labels of all batches so far, each concatenated with those of one more."""
-        found = self.resting + self.evaluation.resident_bytes
+        live_bytes = self.resting + self.evaluation.resident_bytes
         last = -(-self.gathered.in_group // self.gathered.rows_per_gather)
         for number, part in enumerate((*self.gathered.outputs, *self.gathered.labels)):
             if part.bytes * self.gathered.in_group <= SMALL_REQUEST:
@@ -145,7 +145,7 @@ class _Phases:
 
             def requested(batches: int, number: int = number) -> tuple[Row, int]:
                 row, alive = self._concatenated(batches, number)
-                return row, found + _bytes(alive)
+                return row, live_bytes + _bytes(alive)
 
             sizes = range(1, last)
             least, most = self._range
@@ -166,8 +166,8 @@ class _Phases:
         """Return one of the outputs and labels while it is concatenated, and what is in use before."""
         outputs, labels = self.gathered.outputs, self.gathered.labels
         with_outputs, with_labels = self.gathered.concatenations(batches)
-        of_kind, moment = (outputs, with_outputs) if number < len(outputs) else (labels, with_labels)
-        later = [WITH_BATCH.format(kind.name) for kind in of_kind[number - len(outputs) * (of_kind is labels) :]]
+        tensors, moment = (outputs, with_outputs) if number < len(outputs) else (labels, with_labels)
+        later = [WITH_BATCH.format(kind.name) for kind in tensors[number - len(outputs) * (tensors is labels) :]]
         rows = self.evaluation.in_concatenation(moment)
         later_row = next(row for row in rows if row.name == later[0])
         return later_row, tuple(row for row in rows if row.name not in later)

@@ -131,14 +131,14 @@ def saves_factors(*edges: int | None) -> Callable[[Rule], Rule]:
 
 def saved_without(node: Node, missing: Container[Node]) -> Sequence[Any]:
     """Return the tensors that a node would save if no gradient flowed to the missing nodes."""
-    saved, found = iter(node.saved), []
+    saved, tensors = iter(node.saved), []
     for index in _FACTORS.get(node.apply, ()):
         edge = None if index is None else node.edges[index]
         if index is None or edge is not None:
             tensor = next(saved)
             if edge is None or edge[0] not in missing:
-                found.append(tensor)
-    return [*found, *saved]
+                tensors.append(tensor)
+    return [*tensors, *saved]
 
 
 class Mark(Node):

@@ -43,6 +43,7 @@ class Copies:
         "counts",
         "dropped",
         "first",
+        "first_layer_counts",
         "gained",
         "generated",
         "has_backward",
@@ -55,7 +56,6 @@ class Copies:
         "live_cache",
         "marks",
         "net",
-        "of_first_layer",
         "pass_blocks",
         "remaining",
         "shared_rows",
@@ -100,17 +100,22 @@ class Copies:
         self.windows = windows
         #: Whether gradients flow through the repeated layers.
         self.has_backward = len(windows) > 1
+        self._count_storages(no_grad)
+        self._create_caches()
+
+    def _count_storages(self, no_grad: tuple[Window, ...]) -> None:
+        """Count the storages that each copy adds, drops and leaves."""
         #: For each window, the rows that it allocates and leaves alive.
-        self.surviving = [lifetimes.surviving(window.start, window.end) for window in windows]
+        self.surviving = [self.lifetimes.surviving(window.start, window.end) for window in self.windows]
         #: For each window, the storages that one copy adds, by kind.
-        self.gained = [self._gained(index) if index else self._gained_forward() for index in range(len(windows))]
+        self.gained = [self._gained(index) if index else self._gained_forward() for index in range(len(self.windows))]
         #: The storages that one copy adds in all windows together, and whether the result depends on which layouts are
         #: equal.
-        self.net, self.compares_layouts = _net(self.gained, kinds.keys)
+        self.net, self.compares_layouts = _net(self.gained, self.kinds.keys)
         #: The frees that happen for all copies at once: (position, copies, kind).
         self.dropped = tuple(self._drops())
-        if first is not None:
-            extra = first.additions(self)
+        if self.first is not None:
+            extra = self.first.additions(self)
             self.windows += extra.windows
             self.gained += extra.gained
             self.dropped = tuple([(at, copies + 1, kind) for at, copies, kind in self.dropped])
@@ -119,19 +124,22 @@ class Copies:
         for window in no_grad:
             self._add_no_grad(window)
         #: For each window, the storages that one copy adds, by size.
-        self.sizes = [*map(kinds.by_size, self.gained)]
+        self.sizes = [*map(self.kinds.by_size, self.gained)]
         #: The storages that one copy leaves alive when the step ends, by size.
-        self.sizes_left = kinds.by_size(self.remaining)
+        self.sizes_left = self.kinds.by_size(self.remaining)
         #: The storages that are alive after the last event, without gradients. The next step sets gradients to None.
         self.left = self._count_remaining()
+        #: Whether the skipped first layer is like the other layers, as far as kinds can tell. True if no layer is
+        #: skipped.
+        self.is_regular = self.first is None or self.first.is_regular(self)
+
+    def _create_caches(self) -> None:
+        """Create the caches of results, which are filled when they are first read."""
         self.left_cache: dict[int, dict[int, int]] = {}
         #: The live storages by moment, retained rows and storages that an earlier micro-batch left.
         self.live_cache: dict[tuple[object, ...], LiveKinds] = {}
         #: The spans between marks, by phase.
         self.spans: dict[str, list[tuple[int, int]]] = {}
-        #: Whether the skipped first layer is like the other layers, as far as kinds can tell. True if no layer is
-        #: skipped.
-        self.is_regular = first is None or first.is_regular(self)
         #: Peak counts by the sizes that are equal and the additional changes.
         self.counts: dict[tuple[EqualSizes, tuple[CountChange, ...]], Counts] = {}
         #: For each skipped pass, how many more storages are alive before it than before the trained
@@ -144,11 +152,11 @@ class Copies:
         self._tables_freed: list[int] | None = None
         #: The sizes of which a skipped first layer may have the most storages alive, each with that number, by the
         #: sizes that are equal.
-        self.of_first_layer: dict[EqualSizes, list[tuple[int, int]]] = {}
+        self.first_layer_counts: dict[EqualSizes, list[tuple[int, int]]] = {}
 
-    def of(self, rows: Iterable[int]) -> dict[int, int]:
+    def count_kinds(self, rows: Iterable[int]) -> dict[int, int]:
         """Return the number of rows of each kind."""
-        kinds = [*map(self.kinds.of_row.__getitem__, rows)]
+        kinds = [*map(self.kinds.kind_of_row.__getitem__, rows)]
         counts = dict.fromkeys(kinds, 1)
         if len(counts) < len(kinds):
             counts.clear()
@@ -179,17 +187,17 @@ class Copies:
         if not freed_here:
             return surviving
         freed_after = lifetimes.freed(self.surviving[0], window.end, self._backward_start())
-        here, after = self.of(freed_here), self.of(freed_after)
-        both = {kind: min(count, after[kind]) for kind, count in here.items() if kind in after}
-        return _difference(surviving, both) if both else surviving
+        here, after = self.count_kinds(freed_here), self.count_kinds(freed_after)
+        common = {kind: min(count, after[kind]) for kind, count in here.items() if kind in after}
+        return _difference(surviving, common) if common else surviving
 
     def _add_no_grad(self, window: Window) -> None:
         """Count the copies in a no-grad pass. The pass frees at its end what it keeps."""
         lifetimes = self.lifetimes
         surviving = lifetimes.surviving(window.start, window.end)
-        gained = self.of(surviving)
+        gained = self.count_kinds(surviving)
         first_row = next(event for event in self.tape.events[window.before :] if event >= 0)
-        add(gained, self.of(lifetimes.freed_earlier_rows(first_row, window.start, window.end)), -1)
+        add(gained, self.count_kinds(lifetimes.freed_earlier_rows(first_row, window.start, window.end)), -1)
         freed = lifetimes.freed(surviving, window.end, lifetimes.end)
         self.windows += (window,)
         self.gained.append(gained)
@@ -202,14 +210,14 @@ class Copies:
         """
         window = self.windows[index]
         gained = self._surviving_without_input(index)
-        add(gained, self.of(self.lifetimes.freed_earlier_rows(self.shared_rows, window.start, window.end)), -1)
+        add(gained, self.count_kinds(self.lifetimes.freed_earlier_rows(self.shared_rows, window.start, window.end)), -1)
         return gained
 
     def _surviving_without_input(self, index: int) -> dict[int, int]:
         """Return the storages that a window leaves alive, without the layer's input if the window frees it."""
-        surviving = self.of(self.surviving[index])
+        surviving = self.count_kinds(self.surviving[index])
         if self.hidden_states_row is not None and self._frees_input(index):
-            kind = self.kinds.of_row[self.hidden_states_row]
+            kind = self.kinds.kind_of_row[self.hidden_states_row]
             surviving[kind] = surviving.get(kind, 0) - 1
         return surviving
 
@@ -252,13 +260,13 @@ class Copies:
         if last:
             left, rows = {kind: count for kind, count in gained.items() if count > 0}, freed
         else:
-            left = {kind: min(count, gained.get(kind, 0)) for kind, count in self.of(freed).items()}
+            left = {kind: min(count, gained.get(kind, 0)) for kind, count in self.count_kinds(freed).items()}
             before = lifetimes.allocated(window.before, window.start)
             rows = lifetimes.freed(before, window.end, self._backward_start()) if before else freed
             rows = [row for row in rows if row != self.hidden_states_row]
             rows += self._with_new_kinds(freed, before) if before else []
         for row in sorted(rows, key=lifetimes.ends.__getitem__):
-            kind = self.kinds.of_row[row]
+            kind = self.kinds.kind_of_row[row]
             if left.get(kind, 0) > 0:
                 left[kind] -= 1
                 yield lifetimes.ends[row] + 1, window.copies, kind
@@ -268,9 +276,9 @@ class Copies:
 
         The input of that period has another dtype.
         """
-        of_row = self.kinds.of_row
-        kinds = {of_row[row] for row in before}
-        return [row for row in freed if of_row[row] not in kinds and row != self.hidden_states_row]
+        kind_of_row = self.kinds.kind_of_row
+        kinds = {kind_of_row[row] for row in before}
+        return [row for row in freed if kind_of_row[row] not in kinds and row != self.hidden_states_row]
 
     def _remaining(self) -> dict[int, int]:
         if not self.dropped:
@@ -285,7 +293,7 @@ class Copies:
         cached = self.left_cache.get(position)
         if cached is None:
             events = self.lifetimes.events[:position]
-            cached = self.left_cache[position] = _difference(self.left, self.of(events))
+            cached = self.left_cache[position] = _difference(self.left, self.count_kinds(events))
         return cached
 
     def live_kinds(
@@ -306,7 +314,7 @@ class Copies:
         return cached
 
     def _live_counts(self, moment: Moment, retained: tuple[int, ...]) -> dict[int, int]:
-        counts = self.of((*self.lifetimes.alive(moment.event), *retained))
+        counts = self.count_kinds((*self.lifetimes.alive(moment.event), *retained))
         for gained, repeats in zip(self.gained, moment.repeats, strict=True):
             if repeats:
                 add(counts, gained, repeats)
@@ -318,7 +326,7 @@ class Copies:
     def _count_remaining(self) -> dict[int, int]:
         keys = self.kinds.keys
         copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
-        left = self.of(self.lifetimes.alive(self.lifetimes.end))
+        left = self.count_kinds(self.lifetimes.alive(self.lifetimes.end))
         add(left, self.remaining, copies)
         return {kind: count for kind, count in left.items() if count > 0 and keys[kind][3] != "gradients"}
 

@@ -91,24 +91,24 @@ def _other_changes(
     What copies gain is added at the start of their window. What they lose is removed at its end. Only the sum of what
     they gain of equal sizes counts.
     """
-    found: dict[int, list[tuple[int, int]]] = {}
+    changes: dict[int, list[tuple[int, int]]] = {}
     for (_, start, end, number), gained in zip(copies.windows, copies.sizes, strict=True):
-        added, removed = found.setdefault(start, []), found.setdefault(end, [])
+        added, removed = changes.setdefault(start, []), changes.setdefault(end, [])
         for size, count in merge_equal_sizes(gained, equal).items():
             (added if count > 0 else removed).append((size, number * count))
     size_of = copies.kinds.size_of
     for position, size, count in extra:
-        found.setdefault(position, []).append((equal[size], count))
+        changes.setdefault(position, []).append((equal[size], count))
     for position, count, kind in copies.dropped:
-        found.setdefault(position, []).append((equal[size_of[kind]], -count))
-    return found
+        changes.setdefault(position, []).append((equal[size_of[kind]], -count))
+    return changes
 
 
 def merge_equal_sizes(counts: Mapping[int, int], equal: EqualSizes) -> Mapping[int, int]:
     """Add up counts of equal sizes, under the first number that has that size."""
     if isinstance(equal, range):
         return counts
-    found: dict[int, int] = {}
+    merged: dict[int, int] = {}
     for size, count in counts.items():
-        found[equal[size]] = found.get(equal[size], 0) + count
-    return found
+        merged[equal[size]] = merged.get(equal[size], 0) + count
+    return merged

@@ -31,7 +31,7 @@ def add_rows_of_equal_ids(tape: Tape, ids: int, weight: Shape) -> None:
     segments = min(weight[0], ids)
     sums = ids // _ROWS + segments
     _sorted = [tape.scratch((ids,), "int64", name) for name in ("ids, sorted", "order of ids", "starts of segments")]
-    _of_segments = [tape.scratch((segments,), "int64", f"partial sums of segments{name}") for name in ("", ", added")]
+    _segment_sums = [tape.scratch((segments,), "int64", f"partial sums of segments{name}") for name in ("", ", added")]
     _counts = [tape.scratch((), "int64", f"number of {name}") for name in ("segments", "partial sums")]
     _starts = tape.scratch((sums,), "int64", "starts of partial sums")
     _sums = tape.scratch((sums, weight[1]), "float32", PARTIAL_ROWS)

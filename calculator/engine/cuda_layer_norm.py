@@ -30,7 +30,7 @@ def sum_gradients(x: Tensor, grads: Sequence[Tensor | None]) -> None:
     most, count = _BLOCKS // ceil_div(width, _COLUMNS), ceil_div(rows, _ROWS)
     blocks = min(count, most)
     named = [(grad, name) for grad, name in zip(grads, ("weight", "bias"), strict=True) if grad is not None]
-    _of_blocks = [tape.scratch((blocks, width), grad.dtype, f"{name}: gradients of blocks") for grad, name in named]
+    _block_grads = [tape.scratch((blocks, width), grad.dtype, f"{name}: gradients of blocks") for grad, name in named]
     for grad, name in named:
         _sum = tape.scratch(grad.shape, grad.dtype, f"{name}: gradient, summed")
         sum_rows(tape, blocks, width, grad.dtype)

@@ -118,8 +118,8 @@ def sum_to(tape: Tape, given: Shape, shape: Shape, dtype: DType, name: str = PAR
 
 def sum_rows(tape: Tape, rows: int, outputs: int, dtype: DType) -> None:
     """Allocate and free the buffers of a sum over the rows of a matrix. Its sizes may be symbolic."""
-    of_rows = _row_functions(ITEMSIZE[dtype], tape.multiprocessors)
-    partial, semaphores = (_applied(function, rows, outputs) for function in of_rows)
+    row_functions = _row_functions(ITEMSIZE[dtype], tape.multiprocessors)
+    partial, semaphores = (_applied(function, rows, outputs) for function in row_functions)
     parts = _applied(_parts(ITEMSIZE[dtype]), rows, outputs)
     # A sum in half precision is accumulated in float32 over the parts.
     _accumulated = tape.scratch((outputs,), "float32", "sum in float32") if parts > 1 and dtype != "float32" else None
@@ -129,8 +129,8 @@ def sum_rows(tape: Tape, rows: int, outputs: int, dtype: DType) -> None:
 def sum_sequences(tape: Tape, shape: Shape, dtype: DType) -> None:
     """Allocate and free the buffers of x.sum(1) of a tensor (batch, sequence, width). Its sizes may be symbolic."""
     batch, length, width = shape
-    of_sequences = _sequence_functions(int(width), ITEMSIZE[dtype], tape.multiprocessors)
-    partial, semaphores = (_applied(function, batch, length) for function in of_sequences)
+    sequence_functions = _sequence_functions(int(width), ITEMSIZE[dtype], tape.multiprocessors)
+    partial, semaphores = (_applied(function, batch, length) for function in sequence_functions)
     _allocate(tape, partial, semaphores, SUMS_OF_TOKENS)
 
 
@@ -163,11 +163,14 @@ def _row_functions(itemsize: int, multiprocessors: Multiprocessors) -> tuple[Cal
     """Return the functions of rows and outputs that compute the buffers of a sum, for the largest part of the rows."""
     parts = _parts(itemsize)
 
-    def found(rows: int, outputs: int) -> Buffers:
+    def buffers_of(rows: int, outputs: int) -> Buffers:
         layout = Layout(ceil_div(rows, parts(rows, outputs)), outputs, outputs)
         return _buffers(layout, itemsize, multiprocessors)
 
-    return lambda rows, outputs: found(rows, outputs).partial, lambda rows, outputs: found(rows, outputs).semaphores
+    return (
+        lambda rows, outputs: buffers_of(rows, outputs).partial,
+        lambda rows, outputs: buffers_of(rows, outputs).semaphores,
+    )
 
 
 @cache
@@ -176,10 +179,13 @@ def _sequence_functions(
 ) -> tuple[Callable[[int, int], int], ...]:
     """Return the functions of the batch and the length that compute the buffers of x.sum(1)."""
 
-    def found(batch: int, length: int) -> Buffers:
+    def buffers_of(batch: int, length: int) -> Buffers:
         return _buffers(_layout([batch, length, width], [batch, 1, width]), itemsize, multiprocessors)
 
-    return lambda batch, length: found(batch, length).partial, lambda batch, length: found(batch, length).semaphores
+    return (
+        lambda batch, length: buffers_of(batch, length).partial,
+        lambda batch, length: buffers_of(batch, length).semaphores,
+    )
 
 
 @lru_cache(maxsize=4096)

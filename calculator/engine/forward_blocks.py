@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
         """Return the sizes from pairs of a number and the most storages."""
         return cls(*zip(*pairs, strict=True)) if pairs else cls((), ())
 
-    def of(self, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    def counted(self, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Return the bytes of each size, with its number of storages."""
         return zip(map(sizes.__getitem__, self.numbers), self.most, strict=True)
 
@@ -54,31 +54,31 @@ class ForwardBlocks(NamedTuple):
         attended: Those whose bytes are a multiple of the tokens of a pass, or of all tokens that it attends to.
         others: All others.
         float32: The widths of tensors in float32 with three dimensions.
-        of_heads: The dtypes of tensors with four dimensions.
+        head_dtypes: The dtypes of tensors with four dimensions.
     """
 
     own: Sizes
     attended: Sizes
     others: Sizes
     float32: frozenset[int]
-    of_heads: frozenset[DType]
+    head_dtypes: frozenset[DType]
 
     @classmethod
-    def of(cls, copies: Copies, storages: Storages, batch: tuple[int, int], heads: set[int]) -> ForwardBlocks:
+    def from_run(cls, copies: Copies, storages: Storages, batch: tuple[int, int], heads: set[int]) -> ForwardBlocks:
         """Return the blocks of a run of which it is known which rows have the same formula (see `Kinds.formulas`).
 
         `batch` is its shape: (sequences, tokens). `heads` are the widths of tensors that are attended to.
         """
         kinds, end = copies.kinds, copies.marks["backward"]
-        of_row = kinds.of_row[: copies.lifetimes.next_row(end)]
-        count = max(of_row) + 1
+        kind_of_row = kinds.kind_of_row[: copies.lifetimes.next_row(end)]
+        count = max(kind_of_row) + 1
         symbolic = kinds.formulas is not None
         keys = kinds.formulas[:count] if kinds.formulas is not None else [key[1:3] for key in kinds.keys[:count]]
         layouts, formula_of = numbered(keys)
-        alive = _most_alive(copies.tape.events[:end], [*map(formula_of.__getitem__, of_row)], len(layouts))
+        alive = _most_alive(copies.tape.events[:end], [*map(formula_of.__getitem__, kind_of_row)], len(layouts))
         own, attended, others = list[tuple[int, int]](), list[tuple[int, int]](), list[tuple[int, int]]()
         widths: set[int] = set()
-        of_heads: set[DType] = set()
+        head_dtypes: set[DType] = set()
         rows, length = batch
         for kind, (_, dtype), most in zip(firsts(formula_of), layouts, alive, strict=True):
             shape = storages.traced(kind)[1]
@@ -89,11 +89,11 @@ class ForwardBlocks(NamedTuple):
             else:
                 (own if place == 1 and width not in heads else attended).append((kinds.size_of[kind], most))
             if len(shape) > 3:
-                of_heads.add(dtype)
+                head_dtypes.add(dtype)
             elif dtype == "float32":
                 widths.add(width)
-        of_tokens, of_all, fixed = map(Sizes.from_pairs, (own, attended, others))
-        return cls(of_tokens, of_all, fixed, frozenset(widths), frozenset(of_heads))
+        token_sizes, attended_sizes, fixed = map(Sizes.from_pairs, (own, attended, others))
+        return cls(token_sizes, attended_sizes, fixed, frozenset(widths), frozenset(head_dtypes))
 
     def blocks(self, sizes: Sequence[int], times: int, tokens: tuple[int, int, int]) -> list[tuple[int, int]]:
         """Return the blocks of a pass, as sizes in bytes and numbers of blocks.
@@ -103,24 +103,26 @@ class ForwardBlocks(NamedTuple):
         """
         own, attended, length = tokens
         own, attended = own * times, attended * times
-        blocks = [(size * own // length + ALLOCATION_ROUNDING, most) for size, most in self.own.of(sizes)]
-        blocks += [(size * attended // length + ALLOCATION_ROUNDING, most) for size, most in self.attended.of(sizes)]
-        return blocks + [(size * times, most) for size, most in self.others.of(sizes)]
+        blocks = [(size * own // length + ALLOCATION_ROUNDING, most) for size, most in self.own.counted(sizes)]
+        blocks += [
+            (size * attended // length + ALLOCATION_ROUNDING, most) for size, most in self.attended.counted(sizes)
+        ]
+        return blocks + [(size * times, most) for size, most in self.others.counted(sizes)]
 
     def upper_bound(self, sizes: Sequence[int], times: int, tokens: tuple[int, int, int]) -> tuple[int, int]:
         """Return an upper bound on the bytes of these blocks, and the number of their sizes."""
         own, attended, length = tokens
-        of_tokens = self.own.bytes(sizes) * own + self.attended.bytes(sizes) * attended
-        total = of_tokens * times // length + self.others.bytes(sizes) * times
+        token_bytes = self.own.bytes(sizes) * own + self.attended.bytes(sizes) * attended
+        total = token_bytes * times // length + self.others.bytes(sizes) * times
         rounding = ALLOCATION_ROUNDING * (sum(self.own.most) + sum(self.attended.most))
         return total + rounding, len(self.own.most) + len(self.attended.most) + len(self.others.most)
 
 
-def _most_alive(events: Sequence[int], of_row: Sequence[int], formulas: int) -> list[int]:
+def _most_alive(events: Sequence[int], formula_of_row: Sequence[int], formulas: int) -> list[int]:
     """Return the most rows of each formula that are alive at once."""
     alive = [0] * formulas
     most = [*alive]
-    count_events(events, of_row, alive, most)
+    count_events(events, formula_of_row, alive, most)
     return most
 
 
@@ -129,10 +131,10 @@ def _place(shape: Shape, length: int, tokens: int) -> int:
 
     A size of the model may have the same value. Then the shape may have several formulas.
     """
-    found = shape.count(length)
-    if found > 1 or len(shape) < 3:
-        return _SEVERAL if found or tokens in shape else _NONE
-    if not found:
+    occurrences = shape.count(length)
+    if occurrences > 1 or len(shape) < 3:
+        return _SEVERAL if occurrences or tokens in shape else _NONE
+    if not occurrences:
         return _NONE
     place = shape.index(length)
     dim = shape[place]

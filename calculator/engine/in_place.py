@@ -53,8 +53,8 @@ def put_rows_(x: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
 
 def _put_rows_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     rest, rows = node.edges
-    of_rest = grad.tape.new(grad.shape, grad.dtype, "rows: gradient of the rest") if rest else None
-    return of_rest, grad.tape.new(rows[2], grad.dtype, "rows: gradient") if rows else None
+    rest_grad = grad.tape.new(grad.shape, grad.dtype, "rows: gradient of the rest") if rest else None
+    return rest_grad, grad.tape.new(rows[2], grad.dtype, "rows: gradient") if rows else None
 
 
 def masked_fill_(x: Tensor, mask: Tensor) -> Tensor:
@@ -134,9 +134,9 @@ def _normalize_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     tape, (total, divided) = grad.tape, node.saved
     dtype = result_type(grad.dtype, total.dtype)
     temporaries = [tape.new(divided.shape, dtype, "division: temporary") for _ in range(3)]
-    of_total = tape.new(divided.shape, dtype, "division: gradient of the sum")
+    total_grad = tape.new(divided.shape, dtype, "division: gradient of the sum")
     del temporaries
-    return tape.new(divided.shape, dtype, "division: gradient"), of_total
+    return tape.new(divided.shape, dtype, "division: gradient"), total_grad
 
 
 def jitter_(x: Tensor) -> Tensor:

@@ -99,14 +99,14 @@ def _fill_masked_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor |
 
     Source: FunctionsManual.cpp, masked_scatter_backward; IndexKernel.cpp, masked_select_out_cuda_impl; Nonzero.cu.
     """
-    tape, (of_x, of_source) = grad.tape, node.edges
-    rest = tape.new(grad.shape, grad.dtype, "filled: gradient") if of_x else None
-    if of_source is None:
+    tape, (x_edge, source_edge) = grad.tape, node.edges
+    rest = tape.new(grad.shape, grad.dtype, "filled: gradient") if x_edge else None
+    if source_edge is None:
         return rest, None
     mask = tape.scratch(grad.shape, "bool", "filled: mask, contiguous")
-    numbers = tape.scratch((len(grad.shape), *of_source[2]), "int64", "filled: indices")
+    numbers = tape.scratch((len(grad.shape), *source_edge[2]), "int64", "filled: indices")
     del mask
-    filled = tape.new(of_source[2], grad.dtype, "filled: gradient of the source")
+    filled = tape.new(source_edge[2], grad.dtype, "filled: gradient of the source")
     del numbers
     return rest, filled
 
@@ -237,9 +237,9 @@ def grouped_mm_by_group(x: Tensor, weight: Tensor, offsets: Tensor, out_features
 
 def _grouped_mm_by_group_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients. Both are computed, even that of a frozen weight."""
-    (left, right), (shape, of_weight, _) = node.edges, node.context
+    (left, right), (shape, weight_edge, _) = node.edges, node.context
     x_grad = grad.tape.new(shape, grad.dtype, "grouped product: gradient")
-    weight_grad = grad.tape.new(of_weight, grad.dtype, "grouped product: weight's gradient")
+    weight_grad = grad.tape.new(weight_edge, grad.dtype, "grouped product: weight's gradient")
     return (x_grad if left else None), (weight_grad if right else None)
 
 
@@ -310,9 +310,9 @@ def _fill_slices_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor |
     return (whole if rest else None), (cut if part else None)
 
 
-def clamp(x: Tensor, name: str, *, both: bool = True) -> Tensor:
-    """Return x.clamp(max=...), or x.clamp(min=..., max=...) if `both` is true. x is saved."""
-    node = Node(x.tape, _clamp_back, (x.edge,), both) if x.edge else None
+def clamp(x: Tensor, name: str, *, two_bounds: bool = True) -> Tensor:
+    """Return x.clamp(max=...), or x.clamp(min=..., max=...) if `two_bounds` is true. x is saved."""
+    node = Node(x.tape, _clamp_back, (x.edge,), two_bounds) if x.edge else None
     if node is not None:
         node.save(x)
     return x.tape.new(x.shape, x.dtype, name, node)

@@ -39,13 +39,13 @@ class Kinds:
     Sizes with different numbers can be equal in a run.
     """
 
-    __slots__ = ("formulas", "keys", "of_row", "size_events", "size_of")
+    __slots__ = ("formulas", "keys", "kind_of_row", "size_events", "size_of")
 
     def __init__(
         self,
         keys: Sequence[Key],
         size_of: Sequence[int],
-        of_row: Sequence[int],
+        kind_of_row: Sequence[int],
         events: Sequence[int],
         formulas: Sequence[tuple[int, DType]] | None = None,
         sizes: Sequence[int] | None = None,
@@ -58,8 +58,8 @@ class Kinds:
         self.formulas = formulas
         #: The number of each kind's size.
         self.size_of = size_of
-        self.of_row = of_row
-        sizes = sizes or picked(size_of, of_row)
+        self.kind_of_row = kind_of_row
+        sizes = sizes or picked(size_of, kind_of_row)
         #: The events of the tape, with the number of the row's size in place of the row.
         self.size_events = picked((*sizes, *map(invert, reversed(sizes))), events)
 
@@ -69,11 +69,11 @@ class Kinds:
 
     def row_name(self, row: int) -> str:
         """Return the name of a row."""
-        return self.keys[self.of_row[row]][0]
+        return self.keys[self.kind_of_row[row]][0]
 
     def row_size(self, row: int) -> int:
         """Return the number of a row's size."""
-        return self.size_of[self.of_row[row]]
+        return self.size_of[self.kind_of_row[row]]
 
     def by_size(self, counts: Mapping[int, int]) -> dict[int, int]:
         """Return the number of storages of each size from the number of storages of each kind."""
@@ -92,7 +92,7 @@ class Storages:
     with a symbolic shape. `digits` has the sizes of this run. By default, no shape is symbolic.
     """
 
-    __slots__ = ("_equal_sizes", "digits", "kinds", "made", "make", "sizes", "traced")
+    __slots__ = ("_equal_sizes", "allocation_of_kind", "digits", "kinds", "make", "sizes", "traced")
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Storages:
         #: The bytes of each size, by number.
         self.sizes = sizes
         self.make = make
-        self.made: dict[int, Allocation] = {}
+        self.allocation_of_kind: dict[int, Allocation] = {}
         self._equal_sizes: EqualSizes | None = None
 
     @property
@@ -118,18 +118,18 @@ class Storages:
 
     def allocation(self, kind: int) -> Allocation:
         """Return the kind with a number."""
-        found = self.made.get(kind)
-        if found is None:
-            found = self.made[kind] = self.make(kind)
-        return found
+        allocation = self.allocation_of_kind.get(kind)
+        if allocation is None:
+            allocation = self.allocation_of_kind[kind] = self.make(kind)
+        return allocation
 
     @property
     def equal_sizes(self) -> EqualSizes:
         """The first number that has as many bytes, for the number of each size."""
         if self._equal_sizes is None:
             first: dict[int, int] = {}
-            found = tuple(map(first.setdefault, self.sizes, range(len(self.sizes))))
-            self._equal_sizes = range(len(found)) if len(first) == len(found) else found
+            first_of_size = tuple(map(first.setdefault, self.sizes, range(len(self.sizes))))
+            self._equal_sizes = range(len(first_of_size)) if len(first) == len(first_of_size) else first_of_size
         return self._equal_sizes
 
     def bytes_of(self, counts: Mapping[int, int]) -> int:
@@ -144,13 +144,13 @@ class Storages:
     @property
     def rows(self) -> list[Allocation]:
         """Every row of the tape."""
-        return [*map(self.allocations.__getitem__, self.kinds.of_row)]
+        return [*map(self.allocations.__getitem__, self.kinds.kind_of_row)]
 
     @property
     def sizes_of_rows(self) -> list[int]:
         """The bytes of every row."""
         size_of, sizes = self.kinds.size_of, self.sizes
-        return [sizes[size_of[kind]] for kind in self.kinds.of_row]
+        return [sizes[size_of[kind]] for kind in self.kinds.kind_of_row]
 
 
 def storages_of(tape: Tape, first: SkippedLayer | None = None, outputs: Outputs = ()) -> Storages:
@@ -163,10 +163,10 @@ def storages_of(tape: Tape, first: SkippedLayer | None = None, outputs: Outputs 
 
 def kinds_of(rows: list[Kind], first: SkippedLayer | None, outputs: Outputs = ()) -> tuple[list[Kind], Sequence[int]]:
     """Return the distinct kinds of rows, and the number of each row's kind among them."""
-    of_row = _equal_rows(rows, first, outputs)
-    distinct = sorted({*of_row})
+    kind_of_row = _equal_rows(rows, first, outputs)
+    distinct = sorted({*kind_of_row})
     numbers = dict(zip(distinct, count(), strict=False))
-    return [rows[row] for row in distinct], tuple(map(numbers.__getitem__, of_row))
+    return [rows[row] for row in distinct], tuple(map(numbers.__getitem__, kind_of_row))
 
 
 def _equal_rows(rows: list[Kind], first: SkippedLayer | None, outputs: Outputs) -> list[int]:
@@ -181,12 +181,12 @@ def _equal_rows(rows: list[Kind], first: SkippedLayer | None, outputs: Outputs) 
     for output, _ in outputs:
         counted[output] = None
     numbers: dict[Kind | None, int] = {}
-    of_row = [*map(numbers.setdefault, counted, range(len(rows)))]
+    number_of_row = [*map(numbers.setdefault, counted, range(len(rows)))]
     if first is not None:
-        of_row[first.output_row] = numbers.get(rows[first.output_row], first.output_row)
+        number_of_row[first.output_row] = numbers.get(rows[first.output_row], first.output_row)
     for output, like in outputs:
-        of_row[output] = of_row[like]
-    return of_row
+        number_of_row[output] = number_of_row[like]
+    return number_of_row
 
 
 def first_rows(kind_of: Sequence[int], first: SkippedLayer | None) -> list[int]:
@@ -201,8 +201,8 @@ def first_rows(kind_of: Sequence[int], first: SkippedLayer | None) -> list[int]:
 def numbered(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
     """Return the distinct values in the order of first occurrence, and the index of each value among them."""
     numbers: defaultdict[Kind, int] = defaultdict(count().__next__)
-    of_values = tuple(map(numbers.__getitem__, values))
-    return [*numbers], of_values
+    numbers_of_values = tuple(map(numbers.__getitem__, values))
+    return [*numbers], numbers_of_values
 
 
 def equal(values: Iterable[Hashable]) -> tuple[int, ...]:
@@ -214,12 +214,12 @@ def picked(values: Sequence[int], indices: Sequence[int]) -> Sequence[int]:
     """Return the values at some indices. `itemgetter` takes half the time of a comprehension."""
     if len(indices) < 2:
         return [values[index] for index in indices]
-    found: tuple[int, ...] = itemgetter(*indices)(values)
-    return found
+    values_at: tuple[int, ...] = itemgetter(*indices)(values)
+    return values_at
 
 
 def firsts(numbers: Iterable[int]) -> list[int]:
     """Return the index of the first occurrence of each number. The numbers are consecutive from 0 on."""
     listed = [*numbers]
-    found = dict(zip(reversed(listed), range(len(listed) - 1, -1, -1), strict=True))
-    return [*map(found.__getitem__, range(len(found)))]
+    first_index = dict(zip(reversed(listed), range(len(listed) - 1, -1, -1), strict=True))
+    return [*map(first_index.__getitem__, range(len(first_index)))]

@@ -229,17 +229,17 @@ class _Expansion:
 
 def _windows(tape: Tape) -> Iterator[_Window]:
     """Yield the windows of all loops in the order of events."""
-    found: list[tuple[int, int, int, int, int, int]] = []
+    windows: list[tuple[int, int, int, int, int, int]] = []
     for loop in tape.loops:
         for step, bounds in ((1, loop.forward), (-1, loop.backward)):
-            group = len(found)
+            group = len(windows)
             places = (-1, 0, 1)[::step]
-            found += [
+            windows += [
                 (start, end, loop.skipped, step, place, group)
                 for place, start, end in zip(places, bounds, bounds[1:], strict=False)
             ]
     before, rows, at = 0, 0, 0
-    for start, end, skipped, step, place, group in sorted(found):
+    for start, end, skipped, step, place, group in sorted(windows):
         rows += _allocated(tape.events[at:start])
         allocated = _allocated(tape.events[start:end])
         yield _Window(start, end, rows, rows + allocated, skipped, before, step, place, group)

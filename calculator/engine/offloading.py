@@ -190,7 +190,7 @@ class OffloadedActivations:
 
     def keeps(self, leaf: AccumulateGrad) -> bool:
         """Return whether the last node that has read an offloaded tensor refers to a leaf."""
-        return any(found is leaf for found in _leaves(self._last_node))
+        return any(kept_leaf is leaf for kept_leaf in _leaves(self._last_node))
 
     def end(self) -> None:
         """Free what has returned, at the end of the backward pass."""

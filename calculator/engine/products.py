@@ -192,8 +192,8 @@ def _gradient(grad: Tensor, edge: Edge | None, name: str) -> Tensor | None:
 def _bmm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Saves mat2, then self. Computes their gradients in this order, as `_mm_back` does."""
     left, right = node.edges
-    of_right = _gradient(grad, right, "bmm: gradient")
-    return _gradient(grad, left, "bmm: gradient"), of_right
+    right_grad = _gradient(grad, right, "bmm: gradient")
+    return _gradient(grad, left, "bmm: gradient"), right_grad
 
 
 def matmul_from_left(weight: Tensor, x: Tensor, name: str) -> Tensor:

@@ -73,10 +73,10 @@ class _Pass(NamedTuple):
         sizes_of_rows = map(itemgetter(4), self.rows)
         kept = [row for row, size in enumerate(sizes_of_rows, first) if size in sizes or row in outputs]
         numbers = {row: number for number, row in enumerate(kept, first)}
-        of_event = numbers | {~row: ~number for row, number in numbers.items()}
+        number_of_event = numbers | {~row: ~number for row, number in numbers.items()}
         return self._replace(
             rows=[self.rows[row - first] for row in kept],
-            events=[*map(of_event.__getitem__, filter(of_event.__contains__, self.events))],
+            events=[*map(number_of_event.__getitem__, filter(number_of_event.__contains__, self.events))],
             marks=(),
             marked_rows=(),
             outputs=[

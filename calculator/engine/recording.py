@@ -73,8 +73,8 @@ class Recording:
         `n` indexes the sizes from the front of the list. `~n` = -n - 1 indexes the freed bytes from its end.
         """
         sizes = self.storages.sizes
-        both = [*sizes, *map(neg, reversed(sizes))]
-        return picked(both, self.copies.kinds.size_events)
+        signed_sizes = [*sizes, *map(neg, reversed(sizes))]
+        return picked(signed_sizes, self.copies.kinds.size_events)
 
     def _retained_by_copies(self, growth: tuple[int, ...]) -> list[int]:
         """Return the rows of tables that only the repeated layers keep.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def normalize(x: Tensor) -> Tensor:
     """Return torch.nn.functional.normalize(x, p=2, dim=-1)."""
-    norms = indexing.clamp(_norm(x), "norms, clamped", both=False)
+    norms = indexing.clamp(_norm(x), "norms, clamped", two_bounds=False)
     return divide(x, ops.expand(norms, x.shape), "normalized")
 
 
@@ -57,6 +57,6 @@ def divide(x: Tensor, divisor: Tensor, name: str) -> Tensor:
 def _divide_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     quotients = [grad.tape.scratch(grad.shape, grad.dtype, f"x / divisor{power}") for power in ("", "²")]
     negative = grad.tape.scratch(grad.shape, grad.dtype, "gradient, negated")
-    of_divisor = grad.tape.new(grad.shape, grad.dtype, "division: gradient of the divisor")
+    divisor_grad = grad.tape.new(grad.shape, grad.dtype, "division: gradient of the divisor")
     del negative, quotients
-    return grad.tape.new(grad.shape, grad.dtype, "division: gradient"), of_divisor
+    return grad.tape.new(grad.shape, grad.dtype, "division: gradient"), divisor_grad

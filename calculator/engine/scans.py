@@ -43,12 +43,12 @@ def solve_triangular(system: Tensor, right: Tensor, name: str) -> Tensor:
 
 def _solve_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     tape, system = grad.tape, node.saved[0]
-    of_right = tape.new(grad.shape, grad.dtype, "triangular system: gradient of the right side")
+    right_grad = tape.new(grad.shape, grad.dtype, "triangular system: gradient of the right side")
     if node.edges[0] is None:
-        return None, of_right
+        return None, right_grad
     product = tape.new(system.shape, system.dtype, "triangular system: product")
     negated = tape.new(system.shape, system.dtype, "triangular system: product, negated")
     del product
-    of_system = tape.new(system.shape, system.dtype, "triangular system: gradient")
+    system_grad = tape.new(system.shape, system.dtype, "triangular system: gradient")
     del negated
-    return of_system, of_right if node.edges[1] else None
+    return system_grad, right_grad if node.edges[1] else None

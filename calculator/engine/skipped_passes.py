@@ -93,7 +93,6 @@ class SkippedPasses:
         "derives",
         "finds_peaks",
         "first_row",
-        "goes_on",
         "is_over",
         "layer",
         "needs_peaks",
@@ -101,6 +100,7 @@ class SkippedPasses:
         "passes",
         "room",
         "start",
+        "traces_later_passes",
     )
 
     def __init__(self, *, needs_peaks: bool) -> None:
@@ -124,7 +124,7 @@ class SkippedPasses:
         #: The first row of the trained pass.
         self.first_row = 0
         #: Whether the trained pass has begun, and whether references after it may be skipped too.
-        self.is_over = self.goes_on = False
+        self.is_over = self.traces_later_passes = False
         #: The number of events before the trained pass, and the rows that adapters allocate in it (see `Tape.added`).
         #: None unless passes without adapters may be skipped after it.
         self.start = 0

@@ -59,8 +59,8 @@ class SymSizes(Sizes):
         Rows of one kind share one object.
         """
         kinds, shapes, size = self.kinds(rows), self.shapes, self.size
-        made = {kind: (kind[0], shapes[kind[1]], kind[2], kind[3], size(kind[1], kind[2])) for kind in {*kinds}}
-        return [made[kind] for kind in kinds]
+        rows_by_kind = {kind: (kind[0], shapes[kind[1]], kind[2], kind[3], size(kind[1], kind[2])) for kind in {*kinds}}
+        return [rows_by_kind[kind] for kind in kinds]
 
     def kinds(self, rows: Sequence[Allocation]) -> list[Kind]:
         """Return the key of the kind of each row."""

@@ -126,16 +126,16 @@ class ShapeEnv:
 
         `sources` has the index of the source for that of each alias.
         """
-        found, traced = [*values], self.values
+        evaluated, traced = [*values], self.values
         for alias, source in sources.items():
-            found[alias] = values[source]
+            evaluated[alias] = values[source]
         expressions, guards = self._dependents(tuple(sources))
         try:
             for index, function, left, right in expressions:
-                found[index] = function(found[left], found[right])
+                evaluated[index] = function(evaluated[left], evaluated[right])
         except ZeroDivisionError:
             return None
-        return found if all(found[index] == traced[index] for index in guards) else None
+        return evaluated if all(evaluated[index] == traced[index] for index in guards) else None
 
     def only_grows(self, alias: int) -> bool:
         """Return whether every value that depends on an alias grows with it, or stays, and none is guarded."""
@@ -158,11 +158,11 @@ class ShapeEnv:
     def extended(self, values: Sequence[int]) -> list[int]:
         """Return the values together with those of indices that were added after they were computed."""
         count = len(values)
-        found = [*values, *self.values[count:]]
+        extended_values = [*values, *self.values[count:]]
         start = bisect_left(self.expressions, count, key=itemgetter(0))
         for index, function, left, right in self.expressions[start:]:
-            found[index] = function(found[left], found[right])
-        return found
+            extended_values[index] = function(extended_values[left], extended_values[right])
+        return extended_values
 
     def _append(self, value: int) -> int:
         self.values.append(int(value))

@@ -58,14 +58,14 @@ class SavedTensorsHooks(Protocol):
 class AddedRows(NamedTuple):
     """The rows that adapters allocate in a call of an adapted module.
 
-    These are the rows from `first` up to `stop`. `output` is the row of the module's output, and `of_base` that of the
-    frozen module's. The latter is None if that is not known.
+    These are the rows from `first` up to `stop`. `output` is the row of the module's output, and `base_output` that of
+    the frozen module's output. The latter is None if that is not known.
     """
 
     first: int
     stop: int
     output: int
-    of_base: int | None
+    base_output: int | None
 
 
 class Sizes(dict[tuple["Shape", DType], int]):

@@ -308,7 +308,7 @@ class ParameterCounts:
     total: int
 
     @classmethod
-    def of(cls, base: int, added: int, trainable: int) -> ParameterCounts:
+    def from_parts(cls, base: int, added: int, trainable: int) -> ParameterCounts:
         """Return the counts with their total."""
         return cls(base=base, added=added, trainable=trainable, total=base + added)
 

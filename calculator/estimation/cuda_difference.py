@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.training_step.step import TrainingStep
 
 
-def _none(_request: Request, _model: Model) -> str:
+def _no_way_out(_request: Request, _model: Model) -> str:
     return ""
 
 
@@ -39,7 +39,7 @@ class CudaDifference:
     #: The phases whose peaks it can change.
     phases: tuple[PhaseName, ...] = ("forward", "backward")
     #: Returns how the request avoids it, in a sentence. Empty if it does not.
-    way_out: Callable[[Request, Model], str] = _none
+    way_out: Callable[[Request, Model], str] = _no_way_out
 
 
 def allocated(step: TrainingStep, allocate: Callable[[Tape], None]) -> int:
@@ -52,7 +52,7 @@ def allocated(step: TrainingStep, allocate: Callable[[Tape], None]) -> int:
 
 
 def kinds_of(step: TrainingStep, name: str) -> Iterator[Allocation]:
-    """Yield the kinds of tensors in a micro-batch whose name ends so."""
+    """Yield the kinds of tensors in a micro-batch whose names end with `name`."""
     storages = step.run.storages
     for kind, key in enumerate(storages.kinds.keys):
         if key[0].endswith(name):
@@ -60,11 +60,11 @@ def kinds_of(step: TrainingStep, name: str) -> Iterator[Allocation]:
 
 
 def largest(step: TrainingStep, name: str) -> int:
-    """Return the bytes of the largest tensor in a micro-batch whose name ends so. 0 if there is none."""
+    """Return the bytes of the largest tensor in a micro-batch whose name ends with `name`. 0 if there is none."""
     return largest_of(step.run.storages, name)
 
 
 def largest_of(storages: Storages, name: str) -> int:
-    """Return the bytes of the largest storage whose name ends so. 0 if there is none."""
+    """Return the bytes of the largest storage whose name ends with `name`. 0 if there is none."""
     kinds = [kind for kind, key in enumerate(storages.kinds.keys) if key[0].endswith(name)]
     return max([storages.sizes[storages.kinds.size_of[kind]] for kind in kinds], default=0)

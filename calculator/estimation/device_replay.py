@@ -60,29 +60,29 @@ class DeviceReplay:
         """Return the same run on a GPU whose matrix library has other workspaces."""
         if workspaces == self.workspaces:
             return self
-        return self._like(
+        return self._with_options(
             self.resident,
             workspaces,
             live_bytes=self.live_bytes - sum(self.workspaces) + sum(workspaces),
             context_bytes=self.context_bytes,
             conf=self.conf,
-            cached=self._once(("workspaces", workspaces), dict),
+            cached=self._replay_once(("workspaces", workspaces), dict),
         )
 
-    def _like(self, *args: Any, **options: Any) -> DeviceReplay:
+    def _with_options(self, *args: Any, **options: Any) -> DeviceReplay:
         return DeviceReplay(*args, **options)
 
     @property
     def peak_reserved_bytes(self) -> int:
         """The bytes that the run reserves on an unlimited device."""
-        return self._once(("peak", self.conf), self._peak_reserved)
+        return self._replay_once(("peak", self.conf), self._peak_reserved)
 
     def _peak_reserved(self) -> int:
         if self.conf == DEFAULT:
             return peak_reserved(self.resident, self.workspaces, self._loading)
         return full_peak_reserved(self.resident, self.workspaces, self.conf)
 
-    def _once(self, key: Hashable, replayed: Callable[[], T]) -> T:
+    def _replay_once(self, key: Hashable, replayed: Callable[[], T]) -> T:
         if key not in self.cached:
             self.cached[key] = replayed()
         result: T = self.cached[key]
@@ -93,7 +93,7 @@ class DeviceReplay:
 
         Only what the verdict depends on is replayed at once.
         """
-        verdict = self._certain(usable_bytes)
+        verdict = self._verdict_without_replay(usable_bytes)
         if verdict is Verdict.FITS:
             result = Deferred(lambda: ReplayResult(retries=0, retries_per_step=0, out_of_memory=None))
         else:
@@ -107,7 +107,7 @@ class DeviceReplay:
             tensors_fit=self.live_bytes <= usable_bytes - self.context_bytes,
         )
 
-    def _certain(self, usable_bytes: int) -> Verdict | None:
+    def _verdict_without_replay(self, usable_bytes: int) -> Verdict | None:
         """Return the verdict if it does not depend on a replay on this device, else None."""
         capacity = usable_bytes - self.context_bytes
         if self.live_bytes > capacity:
@@ -136,7 +136,7 @@ class DeviceReplay:
 
     def _replay_result(self, conf: AllocConf, usable_bytes: int) -> ReplayResult:
         device = self._device(usable_bytes - self.context_bytes)
-        result = self._once(("result", conf, device), lambda: replay_within(self._run, device, conf))
+        result = self._replay_once(("result", conf, device), lambda: replay_within(self._run, device, conf))
         return ReplayResult(
             retries=result.retries,
             retries_per_step=result.retries_per_step,
@@ -145,7 +145,9 @@ class DeviceReplay:
 
     def _minimum(self, conf: AllocConf) -> int:
         peak = self.peak_reserved_bytes if conf == DEFAULT == self.conf else None
-        capacity = self._once(("minimum", conf), lambda: minimum(self._run, self.live_bytes, self._device, conf, peak))
+        capacity = self._replay_once(
+            ("minimum", conf), lambda: minimum(self._run, self.live_bytes, self._device, conf, peak)
+        )
         return capacity + self.context_bytes
 
     def _expandable(self, verdict: Verdict, usable_bytes: int) -> ExpandableSegments | None:

@@ -90,7 +90,7 @@ def estimate(
     if request.accounting == "textbook":
         return _by_the_textbook(request)
     if series is None:
-        with RECENT_SERIES.lent(request, once=once) as (shared_request, shared_series):
+        with RECENT_SERIES.borrow(request, once=once) as (shared_request, shared_series):
             return _exact(shared_request, shared_series, whole=whole)
     return _exact(request, series, whole=whole)
 
@@ -110,7 +110,7 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         method=request.method,
         accounting=request.accounting,
         reserved=request.reserved,
-        parameters=ParameterCounts.of(*resident.parameters),
+        parameters=ParameterCounts.from_parts(*resident.parameters),
         memory=with_interval(memory, request, model, estimate),
         fit=verdict,
         stored=Deferred(partial(_stored, resident)),
@@ -214,7 +214,7 @@ def model_summary(model: Model) -> ModelSummary:
 
 def parameter_counts(tensors: tuple[ResidentTensor, ...]) -> ParameterCounts:
     """Count parameters. A quantized parameter counts as one parameter, whatever its storage."""
-    return ParameterCounts.of(*parameters(tensors))
+    return ParameterCounts.from_parts(*parameters(tensors))
 
 
 def device_replay(
@@ -305,7 +305,7 @@ def _by_the_textbook(request: Request) -> Estimate:
     """Return the estimate by the lesson's rules: counts times bytes."""
     check_device(request)
     if request.model.parameters is not None:
-        summary, counts, quantized = _bare(request)
+        summary, counts, quantized = _counts_without_model(request)
     else:
         model = model_of(request.model)
         tensors = resident_state(request).whole
@@ -337,7 +337,7 @@ def _by_the_textbook(request: Request) -> Estimate:
     )
 
 
-def _bare(request: Request) -> tuple[ModelSummary, ParameterCounts, int]:
+def _counts_without_model(request: Request) -> tuple[ModelSummary, ParameterCounts, int]:
     parameters = request.model.parameters or 0
     if not request.method.facts.trains_base or request.method.trains_part:
         raise refusal(

@@ -45,7 +45,7 @@ class GeneratingReplay(DeviceReplay):
             cached=replay.cached,
         )
 
-    def _like(self, resident: Any, workspaces: tuple[int, int], **options: Any) -> GeneratingReplay:
+    def _with_options(self, resident: Any, workspaces: tuple[int, int], **options: Any) -> GeneratingReplay:
         generation, added_workspaces = self.generation, sum(workspaces) - sum(self.workspaces)
         return GeneratingReplay(
             lambda limit: generation(limit - added_workspaces) + added_workspaces, resident, workspaces, **options

@@ -77,7 +77,7 @@ class HistoryReplay(DeviceReplay):
         super().__init__(*args, **options)
         self.histories = histories
 
-    def _like(self, *args: Any, **options: Any) -> HistoryReplay:
+    def _with_options(self, *args: Any, **options: Any) -> HistoryReplay:
         return HistoryReplay(self.histories, *args, **options)
 
     @cached_property
@@ -87,7 +87,7 @@ class HistoryReplay(DeviceReplay):
     @property
     def results(self) -> tuple[HistoryResult, ...]:
         """The replay without a limit, for each seed."""
-        return self._once(("histories", self.conf), lambda: tuple(self._replays(self.conf)))
+        return self._replay_once(("histories", self.conf), lambda: tuple(self._replays(self.conf)))
 
     @property
     def history(self) -> History:
@@ -97,7 +97,7 @@ class HistoryReplay(DeviceReplay):
         return History(
             worst_seed=worst,
             peak_step=result.peak_step,
-            constant_reserved_bytes=self._once(("peak", self.conf), super()._peak_reserved),
+            constant_reserved_bytes=self._replay_once(("peak", self.conf), super()._peak_reserved),
             reserved_by_step=result.reserved,
             micro_batches=tuple(tuple(batch.length for batch in step) for step in self.histories.steps[worst]),
             seeds=tuple(
@@ -118,9 +118,9 @@ class HistoryReplay(DeviceReplay):
         return replace(super().outcome(usable_bytes), has_history=True)
 
     def _replay_result(self, conf: AllocConf, usable_bytes: int) -> ReplayResult:
-        return self._once(("result", conf, usable_bytes), lambda: self._worst(conf, usable_bytes))
+        return self._replay_once(("result", conf, usable_bytes), lambda: self._worst_result(conf, usable_bytes))
 
-    def _worst(self, conf: AllocConf, usable_bytes: int) -> ReplayResult:
+    def _worst_result(self, conf: AllocConf, usable_bytes: int) -> ReplayResult:
         """Return the first history that runs out of memory, or else the one with the most retries."""
         results = []
         for result in self._replays(conf, self._device(usable_bytes - self.context_bytes)):
@@ -144,7 +144,7 @@ class HistoryReplay(DeviceReplay):
             )
 
     def _minimum(self, conf: AllocConf) -> int:
-        return self._once(("minimum", conf), lambda: self._smallest_capacity(conf)) + self.context_bytes
+        return self._replay_once(("minimum", conf), lambda: self._smallest_capacity(conf)) + self.context_bytes
 
     def _smallest_capacity(self, conf: AllocConf) -> int:
         """Return a capacity on which every history runs, close to the smallest one.

@@ -49,7 +49,7 @@ def problems(request: Request, model: Model, images: Images) -> Iterator[Problem
     if request.task != "causal_lm" or forward_of(model).tower is None:
         yield _unread(request, model)
         return
-    yield from _elsewhere(request)
+    yield from _stack_problems(request)
     if training.attention == "eager":
         message = "images are modeled with sdpa and flash_attention_2: use sdpa"
         yield Problem(loc="training.attention", msg=message, input=training.attention)
@@ -103,7 +103,7 @@ def _unread(request: Request, model: Model) -> Problem:
     return Problem(loc=_LOC, msg=message, input=value)
 
 
-def _elsewhere(request: Request) -> Iterator[Problem]:
+def _stack_problems(request: Request) -> Iterator[Problem]:
     """Yield the settings that images are not modeled with."""
     if request.stack != DEFAULT_STACK:
         message = "images are modeled with the default releases only: leave stack out"

@@ -75,5 +75,5 @@ def with_interval(memory: Memory, request: Request, model: Model, find: Callable
     if not trainer.facts.is_interval or not training.is_highest:
         return memory
     prepared = PreparedModel(model, request.method, training, request.device, request.stack)
-    lowest = partial(find, replace(request, training=training.lowest))
+    lowest = partial(find, replace(request, training=training.low_end))
     return replace(memory, interval=MemoryInterval(memory, tuple(trainer.reasons(prepared)), lowest))

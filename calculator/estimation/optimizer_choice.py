@@ -38,7 +38,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     if optimizer.projects == "random" and not option_problems:
         yield from _scaled(model, training)
     message = None if device.sharding == "none" else _on_several_gpus(optimizer, training, device.sharding)
-    if message is None and training.trainer is not None and not optimizer.of_trainer:
+    if message is None and training.trainer is not None and not optimizer.optim_has_it:
         message = "TrainingArguments.optim does not have it: leave training.trainer out, or use adamw_torch_fused"
     elif message is None and training.trainer in _OWN_OPTIMIZERS and optimizer.on_one_gpu:
         message = f"is not modeled with {training.trainer}: use adamw_torch_fused, or the trainer transformers"
@@ -50,7 +50,7 @@ def _on_several_gpus(optimizer: Optimizer, training: Training, sharding: Shardin
     """Return why an optimizer is refused on several GPUs, or None if it is not."""
     if not optimizer.on_one_gpu or (sharding == "ddp" and not optimizer.refuses_ddp):
         return None
-    if optimizer.of_shards and sharding != "ddp":
+    if optimizer.updates_shards and sharding != "ddp":
         if training.trainer is None and not (training.fsdp_config or FSDPConfig()).cpu_offload:
             return None
         return (

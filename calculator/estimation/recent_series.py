@@ -46,7 +46,7 @@ class RecentSeries:
         self._lock = Lock()
 
     @contextmanager
-    def lent(self, request: Request, *, once: bool = False) -> Iterator[tuple[Request, SeriesCache]]:
+    def borrow(self, request: Request, *, once: bool = False) -> Iterator[tuple[Request, SeriesCache]]:
         """Lend the cache of a request's kind, with the request on the cache's own model.
 
         The first request of a kind is traced if it is by the rule, on one GPU or under ZeRO-3, unless `once` is true.

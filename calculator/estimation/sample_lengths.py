@@ -69,13 +69,13 @@ class SampleLengths:
 
     def history(self, training: Training, seed: int) -> tuple[Step, ...]:
         """Return steps of drawn micro-batches. The step before the last `AFTER` steps ends with the longest one."""
-        drawn = self._drawn(training, Random(seed))  # noqa: S311  no secret is drawn
+        drawn = self._random_batches(training, Random(seed))  # noqa: S311  no secret is drawn
         size = min(training.gradient_accumulation_steps, MOST_ACCUMULATED)
         steps = [tuple(next(drawn) for _ in range(size)) for _ in range(-(-(BEFORE + 1) // size) + AFTER)]
         steps[-AFTER - 1] = (*steps[-AFTER - 1][:-1], self.longest_batch(training))
         return tuple(steps)
 
-    def _drawn(self, training: Training, random: Random) -> Iterator[Padded]:
+    def _random_batches(self, training: Training, random: Random) -> Iterator[Padded]:
         """Yield micro-batches of samples that are drawn with replacement.
 
         If a share F of the samples has at most some length, the longest of B samples has at most that length in a share

@@ -47,7 +47,7 @@ def _cached_timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
 
 
 def _layer_timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
-    whole = step.whole
+    whole = step.with_every_layer
     *generation, before, after, optimizer = step.with_generation(peaks) if whole is step else whole.every_peak()
     earlier, later = before.micro_batch or whole.last, after.micro_batch or whole.last
     is_bound = later.run.copies.bounds_first
@@ -76,11 +76,11 @@ def _spans(of: MicroBatchRun, phase: str, end: str) -> list[Span]:
     """Return the spans between consecutive marks. They are cached for runs with other sizes."""
     spans = of.run.copies.spans
     if phase not in spans:
-        spans[phase] = _between(of.marks, phase, end)
+        spans[phase] = _layer_spans(of.marks, phase, end)
     return spans[phase]
 
 
-def _between(marks: dict[str, int], phase: str, end: str) -> list[Span]:
+def _layer_spans(marks: dict[str, int], phase: str, end: str) -> list[Span]:
     inner = sorted(
         position for label, position in marks.items() if label.startswith("layer ") and label.endswith(phase)
     )

@@ -85,8 +85,8 @@ def derived(name: str, value: Callable[[Config], int]) -> Computed:
 
 def heads(config: Config) -> int:
     """Return the number of query heads."""
-    found: int = config["num_attention_heads"]
-    return found
+    num_attention_heads: int = config["num_attention_heads"]
+    return num_attention_heads
 
 
 def share_of_hidden(config: Config) -> int:

@@ -53,7 +53,7 @@ def inference(request: InferenceRequest) -> Inference:
     plan = served(request.method, serving)
     _check(request, model, plan)
     card = card_of(request.device)
-    resident = ResidentState(PreparedModel(model, plan, serving.training, request.device.alone, request.stack))
+    resident = ResidentState(PreparedModel(model, plan, serving.training, request.device.on_one_gpu, request.stack))
     passes = peaks(resident, plan, serving)
     replay = _replay(request, plan, resident, passes) if request.reserved == "replay" else None
     reason = replay.refusal if replay else None
@@ -180,7 +180,7 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
         *_routed(request, model),
         *several_gpus.single_gpu_problems(request.device),
     ]
-    device = request.device.alone
+    device = request.device.on_one_gpu
     trained = Request(
         model=request.model, method=plan.method, training=serving.training, device=device, stack=request.stack
     )

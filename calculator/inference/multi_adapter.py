@@ -93,4 +93,4 @@ def task_bytes(answer: Estimate) -> int:
 
 def component_bytes(answer: Estimate | Inference, component: str) -> int:
     """Return a component's bytes at the peak."""
-    return sum(found.bytes for found in answer.memory.components if found.name == component)
+    return sum(part.bytes for part in answer.memory.components if part.name == component)

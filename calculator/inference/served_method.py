@@ -130,9 +130,9 @@ class ServedMethod(Method):
         """Run the operations of the method before the forward pass of the model."""
         self.method.before_forward(context)
 
-    def cut_to_windows(self, model: Model) -> bool:
+    def cuts_prefix_to_windows(self, model: Model) -> bool:
         """Return whether the method's prefix is cut to the windows of sliding layers."""
-        return self.method.cut_to_windows(model)
+        return self.method.cuts_prefix_to_windows(model)
 
     def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:
         """Return the prompt's embeddings from the method, or those of a later token unchanged."""

@@ -75,7 +75,7 @@ class ServingReplay(DeviceReplay):
 
     def _replay_result(self, conf: AllocConf, usable_bytes: int) -> ReplayResult:
         device = self._device(usable_bytes - self.context_bytes)
-        result = self._once(("result", conf, device), lambda: self._capped(conf).within(device))
+        result = self._replay_once(("result", conf, device), lambda: self._capped(conf).within(device))
         return ReplayResult(
             retries=result.retries,
             retries_per_step=result.retries_per_step,
@@ -83,7 +83,7 @@ class ServingReplay(DeviceReplay):
         )
 
     def _minimum(self, conf: AllocConf) -> int:
-        return self._once(("minimum", conf), lambda: self._smallest_capacity(conf)) + self.context_bytes
+        return self._replay_once(("minimum", conf), lambda: self._smallest_capacity(conf)) + self.context_bytes
 
     def _smallest_capacity(self, conf: AllocConf) -> int:
         """Return a capacity on which the answer runs, close to the smallest one.

@@ -70,10 +70,10 @@ SHORT_NAMES = {
 def respelled(zero: dict[str, Any]) -> dict[str, Any]:
     """Return `zero_optimization` with stage 3's full names, and with whole numbers, such as 5e8, as integers."""
     return {
-        name if (name := SHORT_NAMES.get(key, key)) == key or name not in zero else key: _whole(value)
+        name if (name := SHORT_NAMES.get(key, key)) == key or name not in zero else key: _as_integer(value)
         for key, value in zero.items()
     }
 
 
-def _whole(value: Any) -> Any:
+def _as_integer(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value

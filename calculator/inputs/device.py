@@ -90,6 +90,6 @@ class Device:
         return None if self.sharding in ("none", "ddp") else (self.sharding, self.count)
 
     @property
-    def alone(self) -> "Device":
+    def on_one_gpu(self) -> "Device":
         """The same device with one GPU."""
         return replace(self, count=1, sharding="none", nodes=1)

@@ -103,7 +103,7 @@ class Declared:
     def choices(self) -> tuple[Any, ...]:
         """The allowed values of a Literal type, without null."""
         return tuple(
-            value for member in _members(self.type) if get_origin(member) is Literal for value in get_args(member)
+            value for member in _union_members(self.type) if get_origin(member) is Literal for value in get_args(member)
         )
 
 
@@ -116,7 +116,7 @@ def declared(cls: type) -> tuple[Declared, ...]:
 
 
 def _declared(position: int, declared: dataclasses.Field[Any], kind: Any) -> Declared:
-    members = _members(kind)
+    members = _union_members(kind)
     return Declared(
         name=declared.name,
         position=position,
@@ -206,8 +206,8 @@ def _frozen(value: Any) -> Any:
 
 def mismatch(kind: Any, value: Any) -> str | None:
     """Return an error that names the expected type, or None if the value has it."""
-    members = _members(kind)
-    if any(_is(member, value) for member in members):
+    members = _union_members(kind)
+    if any(_is_of_kind(member, value) for member in members):
         return None
     return "must be " + " or ".join(_wording(member) for member in members)
 
@@ -222,7 +222,9 @@ def instead_of(declaration: Declared, value: Any) -> str:
 
 def _similar_choice(kind: Any, text: str) -> str:
     """Return the choice that is spelled like a text, or the only one that contains it, in a hint."""
-    choices = [choice for member in _members(kind) if get_origin(member) is Literal for choice in get_args(member)]
+    choices = [
+        choice for member in _union_members(kind) if get_origin(member) is Literal for choice in get_args(member)
+    ]
     containing = [choice for choice in choices if text and text in choice]
     similar = get_close_matches(text, choices, n=1, cutoff=0.7) or (containing if len(containing) == 1 else [])
     return f"Use {similar[0]}" if similar else ""
@@ -242,13 +244,13 @@ def out_of_range(declaration: Setting, value: Any) -> str | None:
     return None
 
 
-def _members(kind: Any) -> tuple[Any, ...]:
+def _union_members(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
-def _is(kind: Any, value: Any) -> bool:
+def _is_of_kind(kind: Any, value: Any) -> bool:
     if kind is float:
-        return _is(int, value) or (isinstance(value, float) and math.isfinite(value))
+        return _is_of_kind(int, value) or (isinstance(value, float) and math.isfinite(value))
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if get_origin(kind) is Literal:
@@ -256,20 +258,22 @@ def _is(kind: Any, value: Any) -> bool:
     if get_origin(kind) is tuple:
         return isinstance(value, list | tuple) and bool(value) and _are_items(get_args(kind), value)
     if is_by_name(kind):
-        return isinstance(value, dict) and all(name and _is(kind.number, number) for name, number in value.items())
+        return isinstance(value, dict) and all(
+            name and _is_of_kind(kind.number, number) for name, number in value.items()
+        )
     return isinstance(value, dict if dataclasses.is_dataclass(kind) else kind)
 
 
 def _are_items(kinds: tuple[Any, ...], values: list[Any] | tuple[Any, ...]) -> bool:
     """Return whether every item has its type: one type for all items, or one type for each position."""
     if kinds[-1] is not Ellipsis:
-        return len(values) == len(kinds) and all(map(_is, kinds, values))
+        return len(values) == len(kinds) and all(map(_is_of_kind, kinds, values))
     return all(_is_item(kinds[0], value) for value in values)
 
 
 def _is_item(kind: Any, value: Any) -> bool:
     """Return whether a list may contain a value. Names must not be empty."""
-    return _is(kind, value) and value != ""
+    return _is_of_kind(kind, value) and value != ""
 
 
 _WORDS: dict[Any, str] = {

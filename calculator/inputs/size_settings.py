@@ -42,8 +42,8 @@ def resized(settings: Settings, change: Callable[[int], int]) -> Settings:
 @cache
 def _names(kind: type) -> tuple[list[str], list[str]]:
     """Return the names of a dataclass's size settings, and of all others."""
-    of_class: Any = kind
-    names = [field.name for field in fields(of_class)]
+    class_: Any = kind
+    names = [field.name for field in fields(class_)]
     return [name for name in names if name in _SIZES], [name for name in names if name not in _SIZES]
 
 

@@ -44,7 +44,7 @@ class Training(TrainingSettings):
         return True
 
     @property
-    def lowest(self) -> "Training":
+    def low_end(self) -> "Training":
         """The same training for the low end of an answer that is an interval."""
         return LowestTraining(**{field.name: getattr(self, field.name) for field in fields(self)})
 
@@ -115,7 +115,10 @@ class Training(TrainingSettings):
             return self
         ddp = replace(self.ddp, gradient_as_bucket_view=False) if self.ddp is not None else None
         values = {field.name: getattr(self, field.name) for field in fields(Training)}
-        counts = {"of_step": self.gradient_accumulation_steps, "of_samples": self.samples if self.flattened else 0}
+        counts = {
+            "batches_of_step": self.gradient_accumulation_steps,
+            "sample_count": self.samples if self.flattened else 0,
+        }
         return FirstMicroBatch(**{**values, "gradient_accumulation_steps": 1, "ddp": ddp, **counts})
 
     def by_sequences(self, count: int) -> "Training":
@@ -126,7 +129,7 @@ class Training(TrainingSettings):
         """Return the training whose micro-batch is one row with the tokens of some samples."""
         values = {field.name: getattr(self, field.name) for field in fields(Training)}
         sizes = {"micro_batch_size": 1, "sequence_length": tokens, "padding": False}
-        return DrawnRow(**{**values, **sizes, "of_samples": samples})
+        return DrawnRow(**{**values, **sizes, "sample_count": samples})
 
     def generating(
         self,
@@ -161,18 +164,18 @@ class FirstMicroBatch(Training):
     """The training of the first of several micro-batches."""
 
     #: The number of micro-batches of the step, and of samples in the micro-batch if it is flattened (0 otherwise).
-    of_step: int
-    of_samples: int
+    batches_of_step: int
+    sample_count: int
 
     @property
     def samples(self) -> int:
         """The number of samples in a flattened micro-batch."""
-        return self.of_samples
+        return self.sample_count
 
     @property
     def micro_batches(self) -> int:
         """The number of micro-batches of a step."""
-        return self.of_step
+        return self.batches_of_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,12 +193,12 @@ class DrawnRow(Training):
     """The training of a flattened micro-batch, drawn from samples of many lengths."""
 
     #: The number of samples in the row.
-    of_samples: int
+    sample_count: int
 
     @property
     def samples(self) -> int:
         """The number of samples in a flattened micro-batch."""
-        return self.of_samples
+        return self.sample_count
 
 
 def _changed(training: Training, kind: type[Training], changes: dict[str, object]) -> Training:
@@ -210,8 +213,8 @@ def _changed(training: Training, kind: type[Training], changes: dict[str, object
 @cache
 def _shared(kind: type[Training], other: type[Training]) -> tuple[list[str], "attrgetter[tuple[object, ...]]"]:
     """Return the names of the settings that two kinds of training have, and what reads them."""
-    of_other = {field.name for field in fields(other)}
-    names = [field.name for field in fields(kind) if field.name in of_other]
+    other_names = {field.name for field in fields(other)}
+    names = [field.name for field in fields(kind) if field.name in other_names]
     return names, attrgetter(*names)
 
 

@@ -91,16 +91,18 @@ class Parameters:
         """
         dtype = self.dtype or dtype
         if not self.tied:
-            return self._made(name, shape, dtype, trained=trained) if trained else self.plain(name, shape, dtype, None)
+            return (
+                self._create(name, shape, dtype, trained=trained) if trained else self.plain(name, shape, dtype, None)
+            )
         name = self.tied.get(name, name)
         if name in self.tied_to:
             return self.tied_to[name]
-        parameter = self._made(name, shape, dtype, trained=trained)
+        parameter = self._create(name, shape, dtype, trained=trained)
         if name in self.tied.values():
             self.tied_to[name] = parameter
         return parameter
 
-    def _made(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
+    def _create(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
         if trained and not self.graph and not self.tape.calls_modules:
             return LeafTensor(self.tape, None, shape, dtype)
         if not trained or not self.trains:
@@ -120,7 +122,7 @@ class Parameters:
     def leaf(self, name: str) -> AccumulateGrad:
         """Return the node that accumulates the gradient of a new trained parameter.
 
-        A parameter that layers of a tower share is of no layer.
+        A parameter that the layers of a tower share belongs to no layer.
         """
         layer = self.tower_layer if "*" in name else None
         leaf = AccumulateGrad(self.tape, name, accumulation=self.accumulation, layer=layer)

@@ -42,7 +42,7 @@ def _no_gradient(_: Node, grad: Tensor) -> tuple[None]:  # noqa: ARG001  no loss
 class Cache:
     """The keys and values of each layer, in the order of the layers."""
 
-    __slots__ = ("before", "component", "given", "kept", "of_encoder", "read", "windowed", "windows")
+    __slots__ = ("before", "component", "encoder_pairs", "given", "kept", "read", "windowed", "windows")
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Cache:
         windowed: bool,
         given: Sequence[Tensor] | None = None,
         component: ComponentName = "activations",
-        of_encoder: Sequence[tuple[Tensor, ...]] = (),
+        encoder_pairs: Sequence[tuple[Tensor, ...]] = (),
     ) -> None:
         #: The entries of earlier passes for updates that have not run yet. An update may have none.
         self.before: list[list[Tensor | None]] = [list(pair) or [None, None] for pair in before]
@@ -65,7 +65,7 @@ class Cache:
         self.component = component
         #: The keys and values of the encoder's output for each layer of the decoder, from an earlier pass. `read` is
         #: the number of layers that have read theirs.
-        self.of_encoder = of_encoder
+        self.encoder_pairs = encoder_pairs
         self.read = 0
         #: The entries of updates that have run.
         self.kept: list[tuple[Tensor, ...]] = []
@@ -82,13 +82,13 @@ class Cache:
         windowed = windowed and self.windowed
         if windowed and not self.given:
             self.windows.append(key.tape.new((), "int64", "window"))
-        keys = self._after(before[0], key, "key, cached")
+        keys = self._concatenate(before[0], key, "key, cached")
         if not windowed:
             before[0] = None
         if one_dtype and before[1] is None and value.dtype != key.dtype:
-            values = self._promoted(value, key.dtype)
+            values = self._promote(value, key.dtype)
         else:
-            values = self._after(before[1], value, "value, cached")
+            values = self._concatenate(before[1], value, "value, cached")
         self.kept.append((keys, values))
         return keys, values
 
@@ -126,10 +126,10 @@ class Cache:
 
     def encoder_pair(self) -> tuple[Tensor, ...] | None:
         """Return the next layer's keys and values of the encoder's output, or None in the pass that computes them."""
-        if not self.of_encoder:
+        if not self.encoder_pairs:
             return None
         self.read += 1
-        return self.of_encoder[self.read - 1]
+        return self.encoder_pairs[self.read - 1]
 
     def refer(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store the keys and values of a first pass without copies. Append those of later passes."""
@@ -138,14 +138,14 @@ class Cache:
         self.kept.append((key, value))
         return key, value
 
-    def _promoted(self, value: Tensor, dtype: DType) -> Tensor:
+    def _promote(self, value: Tensor, dtype: DType) -> Tensor:
         """Concatenate values with an empty tensor of the keys' dtype."""
         outer, value.tape.component = value.tape.component, self.component
         out = ops.cast(value, dtype, "value, cached")
         value.tape.component = outer
         return out
 
-    def _after(self, before: Tensor | None, x: Tensor, name: str) -> Tensor:
+    def _concatenate(self, before: Tensor | None, x: Tensor, name: str) -> Tensor:
         outer, x.tape.component = x.tape.component, self.component
         shape = x.shape if before is None else (*x.shape[:2], x.shape[2] + before.shape[2], x.shape[3])
         out = ops.cat((before, x) if before is not None else (x,), shape, name)

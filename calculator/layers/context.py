@@ -267,7 +267,7 @@ class Context(BatchState):
             types_differ=types_differ,
             first_of_types_differs=several
             and not types_differ
-            and (forward.has_tables_of_types or masks.every_type_has_one(self)),
+            and (forward.has_tables_of_types or masks.every_type_has_mask(self)),
             with_images=0 if tower is None else min(tower.featured_layers(self.config), len(self.layers)),
             last_differs=self.prepared.offloads_inputs,
             first_differs=raises_dtype or forward.returns_weights or other_dtype,

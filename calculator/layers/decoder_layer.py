@@ -60,9 +60,9 @@ def run_sublayer(
 
 
 def _own_module(modules: LayerModules) -> str:
-    """Return the token mixer that has, or reads, parameters in addition to its modules', or `attention`.
+    """Return the name of the token mixer that reads parameters outside its modules, or `attention`.
 
-    The mixer around a short convolution reads those of the convolution.
+    The mixer around a short convolution reads the parameters of the convolution.
     """
     if modules.kind.attention == "conv":
         return "conv"

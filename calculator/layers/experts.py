@@ -79,9 +79,9 @@ def _run(
     named, first = context.method.expert_weights(context, bound), _first_projection(bound)
     tape, count = hidden_states.tape, indices.shape[0] * indices.shape[1]
     # A method computes a weight when it is first read, so the width is that of the module's own parameter.
-    half = (count, _other_side(bound.own["down_proj"], hidden_states.shape[1]))
+    half = (count, _other_dimension(bound.own["down_proj"], hidden_states.shape[1]))
     if context.length == 1:
-        return _each_with_its_own(context, (named, first, half), hidden_states, weights, gate)
+        return _batched_mm_experts_forward(context, (named, first, half), hidden_states, weights, gate)
     expert_ids_g, perm = _sorted(tape, count)
     proj_in = indexing.index(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
     sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
@@ -90,7 +90,7 @@ def _run(
     weight = named[first]
     biases = _biases(named, first, expert_ids_g)
     proj_in = proj_in if unassigned is None else in_place.masked_fill_(proj_in, unassigned)
-    view = _as_it_is if is_transposed else _transposed
+    view = _untransposed if is_transposed else _transposed
     product = indexing.grouped_mm if context.kernels.grouped_mm else indexing.grouped_mm_by_group
     proj_out = _product(product, view(weight, proj_in), first, proj_in, counts[-1], biases)
     proj_out = gate(context, proj_out, half)
@@ -106,7 +106,7 @@ def _run(
     return ops.cast(final_hidden_states, hidden_states.dtype, "output")
 
 
-def _each_with_its_own(
+def _batched_mm_experts_forward(
     context: Context, named_weights: tuple[Weights, str, Shape], hidden_states: Tensor, weights: Tensor, gate: Gate
 ) -> Tensor:
     """Run the experts with a copy of the matrices of its expert for every row.
@@ -148,7 +148,7 @@ def _own_product(x: Tensor, selected: Tensor | None, weights: Weights, name: str
     """Multiply every row with its own copy of a matrix (torch.bmm), and add its biases in place."""
     if x.tape.autocast is not None and selected is not None:
         x, selected = x.tape.autocast.cast_factors(x, selected, ("tokens", f"{name}, selected"))
-    out = x.tape.new((x.shape[0], _other_side(weights[name], x.shape[1])), x.dtype, name)
+    out = x.tape.new((x.shape[0], _other_dimension(weights[name], x.shape[1])), x.dtype, name)
     return out if biases is None else in_place.add_(out, biases)
 
 
@@ -182,7 +182,7 @@ def _biases(weights: Weights, name: str, expert_ids: Tensor) -> Tensor | None:
     return None if biases is None else indexing.index(biases, expert_ids, f"{name}: biases, selected")
 
 
-def _as_it_is(weight: Tensor, x: Tensor) -> Tensor:  # noqa: ARG001  the signature of views
+def _untransposed(weight: Tensor, x: Tensor) -> Tensor:  # noqa: ARG001  the signature of views
     return weight
 
 
@@ -208,11 +208,11 @@ def _transpose_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 def _product(product: Product, weight: Tensor, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
     """Multiply every row with its expert's matrix, and add the expert's bias in place."""
     x = ops.cast(x, weight.dtype, f"{name}: input in the weight's dtype")
-    out = product(x, weight, offsets, _other_side(weight, x.shape[1]), name)
+    out = product(x, weight, offsets, _other_dimension(weight, x.shape[1]), name)
     return out if biases is None else in_place.add_(out, biases)
 
 
-def _other_side(weight: Tensor, side: int) -> int:
+def _other_dimension(weight: Tensor, side: int) -> int:
     """Return the size of the other dimension of every expert's matrix."""
     rows, columns = weight.shape[1:]
     return rows if columns == side else columns

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     LayerMasks = tuple[Tensor | None, Tensor | None]
 
 
-#: With which older releases make a mask in every pass.
+#: The changes with which older releases create a mask in every pass.
 _IN_EVERY_PASS = {"masks_in_every_pass", "masks_of_windowed_layers"}
 
 
@@ -122,20 +122,22 @@ def sliding_masks_differ(context: Context) -> bool:
 
     Source: transformers/masking_utils.py, _ignore_causal_mask_sdpa.
     """
-    if context.method.cut_to_windows(context.model):
+    if context.method.cuts_prefix_to_windows(context.model):
         return True
     if "masks_of_windowed_layers" in context.older:
         return context.attention != "flash_attention_2"
     return (
-        context.attention == "sdpa" and not _needed(context, "full_attention") and _needed(context, "sliding_attention")
+        context.attention == "sdpa"
+        and not _needs_mask(context, "full_attention")
+        and _needs_mask(context, "sliding_attention")
     )
 
 
-def every_type_has_one(context: Context) -> bool:
+def every_type_has_mask(context: Context) -> bool:
     """Return whether the layers of every attention type get a mask as a tensor."""
     if context.forward.own_masks:
         return False
-    return context.attention == "eager" or (context.attention == "sdpa" and _needed(context, "full_attention"))
+    return context.attention == "eager" or (context.attention == "sdpa" and _needs_mask(context, "full_attention"))
 
 
 def cached_tokens(context: Context, attention: MixerType) -> int:
@@ -155,7 +157,7 @@ def cached_tokens(context: Context, attention: MixerType) -> int:
     return context.past if context.past < window else window - 1
 
 
-def _needed(context: Context, attention: MixerType) -> bool:
+def _needs_mask(context: Context, attention: MixerType) -> bool:
     """Return whether sdpa needs the mask as a tensor.
 
     A single query attends to every key. is_causal covers attention in one direction only.
@@ -163,7 +165,7 @@ def _needed(context: Context, attention: MixerType) -> bool:
     is_bidirectional = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
     if context.older and (_masks_packed_sequences(context) or context.older & _IN_EVERY_PASS):
         return True
-    if context.training.flattened and _keeps_samples_apart(context):
+    if context.training.flattened and _separates_samples(context):
         return True
     if context.training.padding or context.forward.always_masked or is_bidirectional:
         return True
@@ -184,7 +186,7 @@ def _masks_packed_sequences(context: Context) -> bool:
     return uncached or not context.config["use_cache"]
 
 
-def _keeps_samples_apart(context: Context) -> bool:
+def _separates_samples(context: Context) -> bool:
     """Return whether positions restart within flattened rows. Older code does not look for that, but for a cache.
 
     Source: transformers/masking_utils.py, find_packed_sequence_indices.
@@ -197,14 +199,14 @@ def _mask(context: Context, attention: MixerType) -> Tensor | None:
     if context.forward.own_masks:
         return None
     if not context.is_causal:
-        if attention == "sliding_attention" and _needed(context, attention):
+        if attention == "sliding_attention" and _needs_mask(context, attention):
             return _in_window(context)
         return bidirectional(context, context.length)
     if context.encoder_states is not None:
         return _after_prefix(context) if context.past and not context.generates else None
     if context.attention == "eager":
         return _additive(context, attention)
-    if context.attention != "sdpa" or not _needed(context, attention):
+    if context.attention != "sdpa" or not _needs_mask(context, attention):
         return None
     if "masks_in_every_pass" in context.older:
         return _padding_mask(context)
@@ -249,7 +251,7 @@ def _boolean(context: Context, attention: MixerType) -> Tensor:
         mask = _and(mask, tape.new((1, length, width), "bool", "causal"), "causal and in the window")
     if _masks_packed_sequences(context):
         mask = _and(mask, tape.new((batch, length, width), "bool", "same sequence"), "and of one sequence")
-    if context.training.flattened and _keeps_samples_apart(context):
+    if context.training.flattened and _separates_samples(context):
         mask = _and(mask, mask, "by positions")
         mask = _and(mask, tape.new((batch, length, width), "bool", "same sample"), "and of one sample")
     if context.training.passes_mask:

@@ -56,7 +56,7 @@ class MethodHooks(Protocol):
     def needs_no_cache(self) -> bool:
         """Whether a script sets `config.use_cache` to false."""
 
-    def cut_to_windows(self, model: Model) -> bool:
+    def cuts_prefix_to_windows(self, model: Model) -> bool:
         """Return whether a prefix in the cache is cut to the windows of sliding layers."""
 
     def after_loss(self, context: Context, loss: Tensor) -> Tensor:

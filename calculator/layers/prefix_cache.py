@@ -23,7 +23,7 @@ def fill_cache(context: Context, layers: list[list[Tensor]], length: Dim) -> Non
     """
     context.past = length
     component = context.cache.component if context.cache is not None else "activations"
-    cut = context.method.cut_to_windows(context.model)
+    cut = context.method.cuts_prefix_to_windows(context.model)
     pairs = [[ops.cat((t,), t.shape, "prefix, cached") for t in pair] for pair in layers]
     windows = masks.window_tensors(context) if cut else None
     context.cache = Cache(pairs, windowed=cut, given=windows, component=component)

@@ -30,16 +30,16 @@ class _Layout:
     Attributes:
         by_heads: Whether heads follow the positions of several batches or chunks: in B, C and the output.
         by_chunks: Whether several chunks have several heads, whose gradient is ordered by heads.
-        of_chunks: Whether chunks are between batches and heads: in states, and in the input, whose heads are in front
-            of its positions as the convolution leaves them.
-        of_batches: Whether heads are behind the chunks of several batches.
+        copies_chunks: Whether chunks are between batches and heads: in states, and in the input, whose heads precede
+            its positions as the convolution leaves them.
+        copies_batches: Whether heads follow the chunks of several batches.
         several: Whether there are several chunks.
     """
 
     by_heads: bool
     by_chunks: bool
-    of_chunks: bool
-    of_batches: bool
+    copies_chunks: bool
+    copies_batches: bool
     several: bool
 
 
@@ -52,8 +52,8 @@ def mamba2_chunk_scan(
     layout = _Layout(
         by_heads=several and (chunks > 1 or batch > 1),
         by_chunks=several and chunks > 1,
-        of_chunks=chunks > 1 and (several or batch > 1),
-        of_batches=several and batch > 1,
+        copies_chunks=chunks > 1 and (several or batch > 1),
+        copies_batches=several and batch > 1,
         several=chunks > 1,
     )
     dt = ops.add(dt, ops.cast(dt_bias, dt.dtype, "dt_bias, cast"), "time step + bias")
@@ -80,26 +80,26 @@ def mamba2_chunk_scan(
     scores = _product(c, b, square, "C · B", copies=(layout.by_heads, layout.by_heads))
     weights = ops.mul(scores, ops.view(decay, square), "C · B, decayed")
     chunk_output = _product(
-        weights, x, x.shape, "output in a chunk", copies=(False, layout.of_chunks), back=layout.by_heads
+        weights, x, x.shape, "output in a chunk", copies=(False, layout.copies_chunks), back=layout.by_heads
     )
     last = ops.slice_from_end(a_cumsum, (*by_chunks[:3], 1))
     decay_states = _exp(ops.subtract(last, a_cumsum, "decay to the chunk's end, log"))
     b_decay = ops.mul(b, ops.view(decay_states, (batch, chunks, chunk, heads, 1)), "B, decayed")
     state = (heads, width, b.shape[-1])
-    copies = (layout.of_chunks, layout.by_heads)
+    copies = (layout.copies_chunks, layout.by_heads)
     states = _product(
-        x, b_decay, (batch, chunks, *state), "states of chunks", copies=copies, back=layout.of_chunks, swapped=True
+        x, b_decay, (batch, chunks, *state), "states of chunks", copies=copies, back=layout.copies_chunks, swapped=True
     )
     previous = states.tape.new((batch, 1, *state), states.dtype, "previous states")
     whole = (batch, chunks + 1, *state)
     states = ops.cat((previous, states), whole, "states")
     decay_chunk = _decay_of_chunks(a_cumsum, chunks)
-    copied = layout.of_batches
+    copied = layout.copies_batches
     new_states = _product(decay_chunk, states, whole, "states, summed", copies=(False, copied), back=copied)
     states = ops.slice_from_end(new_states, (batch, chunks, *state))
     final_state = ops.slice_from_end(new_states, (batch, *state))
     decay_out = _exp(a_cumsum)
-    copies = (layout.by_heads, layout.of_chunks)
+    copies = (layout.by_heads, layout.copies_chunks)
     c_states = _product(c, states, x.shape, "C · states", copies=copies, back=layout.by_heads)
     state_output = ops.mul(c_states, ops.view(decay_out, (batch, chunks, chunk, heads, 1)), "output from states")
     output = ops.add(chunk_output, state_output, "output")

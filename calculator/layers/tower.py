@@ -36,7 +36,7 @@ class Processed:
 
     @property
     def length(self) -> int:
-        """The tokens of a sequence that are because of the image."""
+        """The number of tokens that an image adds to a sequence."""
         return self.tokens + self.around
 
     @property

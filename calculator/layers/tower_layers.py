@@ -169,20 +169,20 @@ def _tower_attention(context: Context, dropout: float, mask: Tensor | None) -> I
 class Chunks(NamedTuple):
     """The patches of each chunk of an image that attention sees by itself, and the number of such images."""
 
-    of_image: tuple[int, ...]
+    patches_of_chunks: tuple[int, ...]
     images: int
 
     @property
     def number(self) -> int:
         """The number of chunks."""
-        return len(self.of_image) * self.images
+        return len(self.patches_of_chunks) * self.images
 
     def repeats(self) -> Iterator[tuple[tuple[int, ...], int]]:
         """Yield sequences of chunks, and how often each of them follows itself: those of an image, a row, or one."""
-        lengths = self.of_image * self.images
+        lengths = self.patches_of_chunks * self.images
         start = 0
         while start < len(lengths):
-            periods = (1, _row(lengths, start), len(self.of_image))
+            periods = (1, _row(lengths, start), len(self.patches_of_chunks))
             repeat_counts = {period: _repeat_count(lengths, start, period) for period in periods}
             period = max(repeat_counts, key=lambda length: length * max(0, repeat_counts[length] - INTERPRETED))
             yield lengths[start : start + period], repeat_counts[period]
@@ -240,13 +240,13 @@ def _attended(
     loops = [(Loop(context.tape, times), lengths) for lengths, times in chunks.repeats()]
     shapes = [(1, heads, length, head_dim) for loop, lengths in loops for length in lengths * loop.interpreted]
     splits = [ops.split(tensor, shapes) for tensor in (query, key, value)]
-    attended = zip(_begun(loops, splits[0]), splits[1], splits[2], strict=True)
+    attended = zip(_begin_iterations(loops, splits[0]), splits[1], splits[2], strict=True)
     outputs = [attention.attend(context, *chunk) for chunk in attended]
     out = ops.cat(outputs, (1, patches, width), "attention output, all chunks")
     return modules["attn.proj"](ops.view(out, (patches, width)))
 
 
-def _begun(loops: Sequence[tuple[Loop, Sequence[int]]], queries: Sequence[Tensor]) -> Iterator[Tensor]:
+def _begin_iterations(loops: Sequence[tuple[Loop, Sequence[int]]], queries: Sequence[Tensor]) -> Iterator[Tensor]:
     """Yield the queries of each chunk, and begin an iteration of its loop with the first of them."""
     remaining = iter(queries)
     for loop, lengths in loops:

@@ -185,8 +185,8 @@ def _parameters(run: PaperRun, plan: Estimate) -> tuple[Line, ...]:
         value=100 * _method_parameters(plan) / counts.base,
         unit="%",
     )
-    of_head = Line(name="the head", formula="trained in full", substituted="", value=head, unit="parameters")
-    return (paper_line, share, of_head) if head else (paper_line, share)
+    head_line = Line(name="the head", formula="trained in full", substituted="", value=head, unit="parameters")
+    return (paper_line, share, head_line) if head else (paper_line, share)
 
 
 def _method_parameters(plan: Estimate) -> int:

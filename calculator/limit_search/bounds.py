@@ -90,7 +90,7 @@ def solvable(method: Method, task: TaskName = "causal_lm") -> dict[SizeName, Dec
 
 def bound(request: Request, model: Model, name: SizeName) -> Bound:
     """Return the lowest bound on a setting, apart from memory."""
-    return min(_bounds(request, model, name), key=lambda found: found.limit)
+    return min(_bounds(request, model, name), key=lambda candidate: candidate.limit)
 
 
 def _bounds(request: Request, model: Model, name: SizeName) -> Iterator[Bound]:

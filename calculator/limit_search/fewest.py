@@ -94,7 +94,7 @@ def fewest(request: Request) -> Limit:
     end = _first_fit(search)
     if end is None:
         return _nothing(search, sharding, _without_end(search.ruled))
-    return _between(search, end)
+    return _bisect(search, end)
 
 
 def _least_required(search: Probes | Replays, sharding: ShardingName) -> Limit:
@@ -162,7 +162,7 @@ def _is_power_of_two(count: int) -> bool:
     return count.bit_count() == 1
 
 
-def _between(search: Probes | Replays, end: int) -> Limit:
+def _bisect(search: Probes | Replays, end: int) -> Limit:
     """Return the smallest number that fits. `end` fits, and none of the first numbers below it does."""
     probes = search.ruled
     possible = [count for count in range(LEAST, end) if count not in probes.tried and _may_fit(probes, count)]

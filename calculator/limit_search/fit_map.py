@@ -79,14 +79,14 @@ def fit_map(request: Request) -> FitMap:
         reserved_by(request.reserved, request.device, request.training) == "replay" and request.accounting == "exact"
     )
     ruled = replace(request, reserved="rule") if replays else request
-    cells = {(batch, length): _cell(ruled, batch, length, series) for length in lengths for batch in batches}
+    cells = {(batch, length): _estimate_cell(ruled, batch, length, series) for length in lengths for batch in batches}
     current = (training.micro_batch_size, training.sequence_length)
     sharding = request.device.sharding
     near = [pair for pair, cell in cells.items() if is_near_limit(_fit(cell), sharding)]
     near.sort(key=lambda pair: _distance(cells[pair]))
     most = MAX_REPLAYED_OF.get(sharding, MAX_REPLAYED)
     for batch, length in dict.fromkeys((current, *near[:most])) if replays else ():
-        cells[batch, length] = _cell(request, batch, length, series)
+        cells[batch, length] = _estimate_cell(request, batch, length, series)
     rows = tuple(tuple(cells[batch, length] for batch in batches) for length in lengths)
     left = len(near[most:]) if replays else 0
     return FitMap(own=current, micro_batch_sizes=batches, sequence_lengths=lengths, rows=rows, near=left)
@@ -125,7 +125,7 @@ def _lengths(request: Request, model: Model) -> tuple[int, ...]:
     return doublings(length, MIN_LENGTH, bound(request, model, "sequence_length").limit, MAX_LENGTHS)
 
 
-def _cell(request: Request, batch: int, length: int, series: SeriesCache) -> Cell:
+def _estimate_cell(request: Request, batch: int, length: int, series: SeriesCache) -> Cell:
     training = replace(request.training, micro_batch_size=batch, sequence_length=length)
     try:
         answer = estimate(replace(request, training=training, length_given=True), series)

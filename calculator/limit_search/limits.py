@@ -103,14 +103,14 @@ def _within_memory(search: Probes | Replays, lowest: int, highest: int) -> Limit
     """
     probes = search.ruled
     if probes.probe(lowest).least_excess > 0:
-        return _nothing(
+        return _no_limit(
             search, lowest, f"Not even the live tensors fit with {lowest * probes.unit:,}, the smallest value."
         )
     end = probes.first_without_room(lowest, highest)
     best = search.largest_below(lowest, end)
     guarantee = _guarantee(search, best, end)
     if best < lowest:
-        return replace(_nothing(search, lowest, guarantee), running=_running(search, best, end, lowest))
+        return replace(_no_limit(search, lowest, guarantee), running=_running(search, best, end, lowest))
     above = search.point(best + 1)
     return Limit(
         solve_for=probes.name,
@@ -127,13 +127,13 @@ def _running(search: Probes | Replays, best: int, end: int, lowest: int) -> Defe
         return unknown()
 
     def largest() -> int | None:
-        found = search.largest_with_retries(best, end)
-        return found * search.ruled.unit if found >= lowest else None
+        largest_value = search.largest_with_retries(best, end)
+        return largest_value * search.ruled.unit if largest_value >= lowest else None
 
     return Deferred(largest)
 
 
-def _nothing(search: Probes | Replays, lowest: int, guarantee: str) -> Limit:
+def _no_limit(search: Probes | Replays, lowest: int, guarantee: str) -> Limit:
     above = search.point(lowest)
     return Limit(solve_for=search.ruled.name, bound=_memory(above), at=None, above=above, guarantee=guarantee)
 

@@ -41,10 +41,10 @@ def higher(probes: Probes, best: int, end: int) -> int:
     candidates = likely_values(probes, best + 1, end)
     while True:
         values = [*candidates[:LIKELIEST], *following(probes, best + 1, end), *candidates[LIKELIEST:]]
-        found = probes.largest(value for value in values if value > best)
-        if found is None:
+        fitting = probes.largest(value for value in values if value > best)
+        if fitting is None:
             return best
-        best = probes.climb(found, end)
+        best = probes.largest_before_failure(fitting, end)
 
 
 def likely_values(probes: Probes, low: int, high: int) -> list[int]:
@@ -96,11 +96,11 @@ def _zeros_between(values: Sequence[int], differences: Sequence[int]) -> Iterato
     slope = (at_middle - at_start) / (middle - start)
     bend = ((at_end - at_middle) / (end - middle) - slope) / (end - start)
 
-    def between(value: int) -> float:
+    def offset(value: int) -> float:
         return at_start + (value - start) * (slope + (value - middle) * bend)
 
     for zero in _zeros(bend, slope - bend * (start + middle), at_start - start * (slope - bend * middle)):
-        yield from (value for value in (floor(zero), floor(zero) + 1) if abs(between(value)) < ROUNDED)
+        yield from (value for value in (floor(zero), floor(zero) + 1) if abs(offset(value)) < ROUNDED)
 
 
 def _zeros(square: float, linear: float, constant: float) -> tuple[float, ...]:

@@ -175,7 +175,7 @@ class Probes:
         untried = list(dict.fromkeys(value for value in likely if value not in self.tried))[: self.budget]
         return next((value for value in sorted(untried, reverse=True) if self.fits(value)), None)
 
-    def climb(self, low: int, high: int) -> int:
+    def largest_before_failure(self, low: int, high: int) -> int:
         """Return a value from `low` on that fits while the next one does not. `low` fits and `high` does not.
 
         It first climbs in strides: multiples of what kernels align to.
@@ -202,8 +202,8 @@ class Probes:
         added = [tensor for tensor in resident.tensors if not tensor.base]
         rows = step.run.storages.sizes_of_rows
         kept = (*added, *resident.optimizer_states, *resident.sharding_tensors)
-        made = (*resident.gradients, *resident.step_temporaries)
-        return [*_tensor_sizes(kept)], [*rows, *_tensor_sizes(made)]
+        allocated = (*resident.gradients, *resident.step_temporaries)
+        return [*_tensor_sizes(kept)], [*rows, *_tensor_sizes(allocated)]
 
 
 def _tensor_sizes(resident: Iterable[ResidentTensors]) -> Iterator[int]:

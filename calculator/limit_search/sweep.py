@@ -118,7 +118,7 @@ def _lists(grid: dict[str, Any], request: dict[str, Any]) -> dict[str, tuple[Any
     problems = [
         Problem(loc=f"grid.{path}", msg=message, input=values)
         for path, values in grid.items()
-        if (message := _misplaced(path, request, grid) or _unlisted(values))
+        if (message := _list_problem(path, request, grid) or _unlisted(values))
     ]
     problems = problems or [*_no_objects(grid, request)]
     if problems:
@@ -126,14 +126,14 @@ def _lists(grid: dict[str, Any], request: dict[str, Any]) -> dict[str, tuple[Any
     return {path: tuple(values) for path, values in grid.items()}
 
 
-def _misplaced(path: str, request: dict[str, Any], grid: Mapping[str, Any]) -> str | None:
+def _list_problem(path: str, request: dict[str, Any], grid: Mapping[str, Any]) -> str | None:
     """Return the reason why a path can't have a list, or None."""
     parts = path.split(".")
     if len(parts) > MAX_DEPTH:
         return f"leads through {len(parts):,} objects; a request is at most {MAX_DEPTH} levels deep"
     if not all(parts) or not _is_field(path, request):
         return "is not a field of a request, such as training.sequence_length or method.r"
-    whole = next((above for above in _above(parts) if above in grid), None)
+    whole = next((above for above in _parent_paths(parts) if above in grid), None)
     return f"is part of {whole}, which has a list too: leave one of them out" if whole else None
 
 
@@ -143,19 +143,19 @@ def _unlisted(values: Any) -> str | None:
 
 def _no_objects(paths: Iterable[str], request: dict[str, Any]) -> tuple[Problem, ...]:
     """Return values of the request that must be objects because a path leads into them."""
-    found: dict[str, Problem] = {}
+    problem_by_path: dict[str, Problem] = {}
     for path in paths:
         inner: Any = request
-        for above in _above(path.split(".")):
+        for above in _parent_paths(path.split(".")):
             inner = inner.get(above.rpartition(".")[2], {})
             if not isinstance(inner, dict):
                 message = f"must be an object, because {path} varies in it"
-                found.setdefault(above, Problem(loc=f"request.{above}", msg=message, input=inner))
+                problem_by_path.setdefault(above, Problem(loc=f"request.{above}", msg=message, input=inner))
                 break
-    return tuple(found.values())
+    return tuple(problem_by_path.values())
 
 
-def _above(parts: list[str]) -> Iterator[str]:
+def _parent_paths(parts: list[str]) -> Iterator[str]:
     """Return the paths of the objects that contain a value, the outermost first."""
     return accumulate(parts[:-1], "{}.{}".format)
 
@@ -178,10 +178,10 @@ def _is_field(path: str, request: dict[str, Any]) -> bool:
 def _is_setting(kind: type, path: str) -> bool:
     """Return whether a dotted path leads to a setting of a dataclass of settings."""
     first, _, rest = path.partition(".")
-    found = next((field for field in declared(kind) if field.name == first), None)
-    if found is None or not rest:
-        return found is not None
-    return found.nested is not None and _is_setting(found.nested, rest)
+    declared_field = next((field for field in declared(kind) if field.name == first), None)
+    if declared_field is None or not rest:
+        return declared_field is not None
+    return declared_field.nested is not None and _is_setting(declared_field.nested, rest)
 
 
 def _checked(sweep: Sweep, most: int | None) -> Sweep:

@@ -291,7 +291,7 @@ class Method(SavedParameters):
         """Run what wraps attention, given its input and its output. This precedes `after_sublayer`."""
         return output
 
-    def cut_to_windows(self, model: Model) -> bool:  # noqa: ARG002
+    def cuts_prefix_to_windows(self, model: Model) -> bool:  # noqa: ARG002
         """Return whether a cache that is filled before the model runs is cut to the windows of sliding layers."""
         return False
 

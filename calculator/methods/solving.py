@@ -29,8 +29,8 @@ def solved(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _solved_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
-    of_right = grad.tape.new(grad.shape, grad.dtype, "solve: gradient of the second matrix")
+    right_grad = grad.tape.new(grad.shape, grad.dtype, "solve: gradient of the second matrix")
     transposed = grad.tape.scratch(grad.shape, grad.dtype, "rotation, negated")
-    of_left = grad.tape.new(grad.shape, grad.dtype, "solve: gradient of the first matrix")
+    left_grad = grad.tape.new(grad.shape, grad.dtype, "solve: gradient of the first matrix")
     del transposed
-    return of_left, of_right
+    return left_grad, right_grad

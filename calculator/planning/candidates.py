@@ -34,8 +34,8 @@ def candidates(name: MethodName, evaluator: Evaluator) -> tuple[Candidate, ...]:
     Raises:
         PlanError: if the method can't be applied to the model.
     """
-    found = CANDIDATES[name](evaluator) if name in CANDIDATES else _candidates_by_size(evaluator, METHODS[name]())
-    return tuple(found)
+    methods = CANDIDATES[name](evaluator) if name in CANDIDATES else _candidates_by_size(evaluator, METHODS[name]())
+    return tuple(methods)
 
 
 def low_rank(cls: type[LoRA | QLoRA], r: int, targets: Any, **settings: Any) -> LoRA | QLoRA:
@@ -125,15 +125,15 @@ def _ranked(evaluator: Evaluator, cls: type[LoRA | QLoRA], **settings: Any) -> l
     """
     sizes = cls.facts.candidate_sizes
     assert sizes is not None
-    found: list[Method] = []
+    methods: list[Method] = []
     for where in targets(evaluator):
         usual, smaller = (
             [low_rank(cls, r, where, **settings) for r in ranks] for ranks in (sizes.usual, sizes.smaller)
         )
-        found = _admitted(evaluator, usual, smaller) or found
-        if found and _fits_every_task(evaluator, found[0]):
+        methods = _admitted(evaluator, usual, smaller) or methods
+        if methods and _fits_every_task(evaluator, methods[0]):
             break
-    return found
+    return methods
 
 
 def _candidates_by_size(evaluator: Evaluator, method: Method) -> Iterator[Candidate]:

@@ -284,10 +284,10 @@ class Evaluator:
         """
         sizes = micro_batches(self.needs.effective_batch_size, self.device.count)
         sized = [replace(candidate, micro_batch_size=size) for size in sizes]
-        fitting = _largest(sized, self.fits)
+        fitting = _largest_candidate(sized, self.fits)
         if fitting is None or not self.is_close(fitting):
             return fitting
-        return _largest(sized, lambda option: self.fits(option) and not self.is_close(option)) or fitting
+        return _largest_candidate(sized, lambda option: self.fits(option) and not self.is_close(option)) or fitting
 
     def trained_share(self, method: Method) -> float:
         """Return the share of all parameters that a method trains, from 0 to 1.
@@ -300,7 +300,7 @@ class Evaluator:
         return parameter_counts(resident.whole).trainable_fraction
 
 
-def _largest(sized: list[Candidate], suits: Callable[[Candidate], bool]) -> Candidate | None:
+def _largest_candidate(sized: list[Candidate], suits: Callable[[Candidate], bool]) -> Candidate | None:
     """Return the last suitable candidate, by bisection. The very last one is tried first, because it may suit alone."""
     if suits(sized[-1]):
         return sized[-1]

@@ -59,11 +59,13 @@ def search(name: MethodName, evaluator: Evaluator, *, confirm: bool = False) -> 
 
 def _chosen(tried: tuple[Candidate, ...], evaluator: Evaluator, smallest: Iterable[Candidate]) -> tuple[Candidate, ...]:
     checkpointing = [candidate.gradient_checkpointing for candidate in smallest]
-    best = [candidate for setting in checkpointing for candidate in _best(tried, evaluator, checkpointing=setting)]
+    best = [
+        candidate for setting in checkpointing for candidate in _best_candidate(tried, evaluator, checkpointing=setting)
+    ]
     return tuple(dict.fromkeys(best))
 
 
-def _best(tried: tuple[Candidate, ...], evaluator: Evaluator, *, checkpointing: bool) -> Iterator[Candidate]:
+def _best_candidate(tried: tuple[Candidate, ...], evaluator: Evaluator, *, checkpointing: bool) -> Iterator[Candidate]:
     """Yield the first candidate that fits, with its largest micro-batch.
 
     If memory comes first, also yield the one of the preferred size with the smallest states and a micro-batch of 1.

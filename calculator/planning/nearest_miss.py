@@ -70,7 +70,9 @@ def nearest_candidate(tried: Iterable[MethodResult]) -> tuple[Evaluator, Candida
         if (smallest := example.result.smallest) and (answer := example.evaluator.answer(smallest)) is not None
     ]
     return min(
-        found_before, key=lambda found: (not found[0].trains(found[1]), found[0].short_bytes(found[1])), default=None
+        found_before,
+        key=lambda candidate: (not candidate[0].trains(candidate[1]), candidate[0].short_bytes(candidate[1])),
+        default=None,
     )
 
 

@@ -86,7 +86,7 @@ def parse_plan(body: Any) -> PlanRequest:
     models = checked(lambda: _listed(body, "model", _model))
     devices = checked(lambda: _listed(body, "device", _device))
     training = checked(lambda: parse_training(body.get("training", {})))
-    needs = checked(lambda: _needs(body.get("needs", {})))
+    needs = checked(lambda: _parse_needs(body.get("needs", {})))
     stack = checked(lambda: parse_stack(body.get("stack", {})))
     reserved = checked(lambda: parse_reserved(body))
     if len(models) * len(devices) > MOST_PAIRS:
@@ -130,10 +130,10 @@ def _listed(body: dict[str, Any], one: str, read: Callable[[Any, str], Any]) -> 
 
 
 def _model(body: Any, loc: str) -> ModelReference:
-    found = parse_model(body, loc)
-    if found.parameters is not None:
-        raise refusal(f"{loc}.parameters", "a plan needs a model's shapes: give an id or a config", found.parameters)
-    return found
+    model = parse_model(body, loc)
+    if model.parameters is not None:
+        raise refusal(f"{loc}.parameters", "a plan needs a model's shapes: give an id or a config", model.parameters)
+    return model
 
 
 def _device(body: Any, loc: str) -> PlannedDevice:
@@ -155,7 +155,7 @@ def _unplanned(device: Device, loc: str) -> Iterator[Problem]:
         yield given_twice(card, device.memory_bytes, loc)
 
 
-def _needs(body: Any) -> Needs:
+def _parse_needs(body: Any) -> Needs:
     needs = parse(Needs, body, "needs")
     needs.check()
     return needs

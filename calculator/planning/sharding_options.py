@@ -40,7 +40,7 @@ def sharding_options(chosen: MethodResult, evaluators: Sequence[Evaluator]) -> I
         return
     for result in sorted(under_each(chosen, evaluators), key=lambda result: result is not chosen):
         sharding = result.evaluator.device.sharding
-        best = _best(result)
+        best = _best_evaluation(result)
         if best is None:
             yield ShardingOption(sharding=sharding, sentence=rejection(result).sentence)
         else:
@@ -48,6 +48,6 @@ def sharding_options(chosen: MethodResult, evaluators: Sequence[Evaluator]) -> I
             yield ShardingOption(sharding=sharding, request=request, estimate=best.answer, cost=best.cost)
 
 
-def _best(result: MethodResult) -> Evaluation | None:
+def _best_evaluation(result: MethodResult) -> Evaluation | None:
     """Return the evaluation of the candidate that ranks first."""
     return min((evaluated(one, result.evaluator) for one in result.result.candidates), key=sort_key, default=None)

@@ -42,17 +42,17 @@ def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodRe
     if len(evaluators) == 1:
         return _confirmed(name, evaluators[0])
     for by_rule_alone in (True, False):
-        found: list[MethodResult] = []
+        results: list[MethodResult] = []
         for last in (False, True):
             tried = [evaluator for evaluator in evaluators if (evaluator.device.sharding == LAST) == last]
             for example in tried:
                 example.by_rule_alone = by_rule_alone
-            found += [MethodResult(name=name, evaluator=example, result=search(name, example)) for example in tried]
-            for chosen in sorted((result for result in found if result.result.candidates), key=_sort_key):
+            results += [MethodResult(name=name, evaluator=example, result=search(name, example)) for example in tried]
+            for chosen in sorted((result for result in results if result.result.candidates), key=_sort_key):
                 confirmed = _confirmed(name, chosen.evaluator)
                 if confirmed.result.candidates:
                     return confirmed
-    return min(found, key=_shortfall)
+    return min(results, key=_shortfall)
 
 
 def under_each(chosen: MethodResult, evaluators: Sequence[Evaluator]) -> tuple[MethodResult, ...]:
@@ -72,7 +72,7 @@ def fewest_gpus(evaluator: Evaluator, candidate: Candidate) -> int:
     for count in divisors(evaluator.needs.effective_batch_size):
         if count >= device.count:
             break
-        fewer = device.alone if count == 1 else replace(device, count=count, nodes=1)
+        fewer = device.on_one_gpu if count == 1 else replace(device, count=count, nodes=1)
         if evaluator.variant(device=fewer).fits(smallest):
             return count
     return device.count
@@ -83,12 +83,12 @@ def _confirmed(name: MethodName, evaluator: Evaluator) -> MethodResult:
     return MethodResult(name=name, evaluator=evaluator, result=search(name, evaluator, confirm=True))
 
 
-def _sort_key(found: MethodResult) -> tuple[float, ...]:
+def _sort_key(ranked: MethodResult) -> tuple[float, ...]:
     """Return the rank of the method's best candidate, by the estimates of the search.
 
     If quality comes first, a candidate that a search prefers ranks before others: a larger r, or states in 32 bits.
     """
-    result, evaluator = found.result, found.evaluator
+    result, evaluator = ranked.result, ranked.evaluator
     by_preference = evaluator.needs.order[0] == "quality"
     return min(
         (_preference(candidate, result) if by_preference else 0, *sort_key(evaluated(candidate, evaluator)))

@@ -69,12 +69,12 @@ def suggestions(request: Request, answer: Estimate) -> tuple[Suggestion, ...]:
         # The order of lengths is left out, because each idea would replay its own histories.
         answer = estimate(with_one_length(request))
     before = step_cost(model, request, answer).relative
-    found = [
+    helpful = [
         suggestion
         for idea in ideas(request, model)
         if (suggestion := _suggestion(idea, request, answer, model, before))
     ]
-    return tuple(sorted(found, key=lambda suggestion: -suggestion.saved_bytes))
+    return tuple(sorted(helpful, key=lambda suggestion: -suggestion.saved_bytes))
 
 
 def _suggestion(

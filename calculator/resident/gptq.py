@@ -36,20 +36,20 @@ class GPTQWeight(StoredWeight):
     #: Whether the dense weight is (in_features, out_features), like Conv1D's.
     transposed: bool = False
 
-    def _sides(self, shape: Shape) -> tuple[int, int]:
+    def _features(self, shape: Shape) -> tuple[int, int]:
         """Return the inputs and outputs of a weight with this shape."""
         first, second = shape
         return (first, second) if self.transposed else (second, first)
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
         """Return the weight: (in_features · bits / 32, out_features)."""
-        inputs, outputs = self._sides(shape)
+        inputs, outputs = self._features(shape)
         rows = Dim(ceil(inputs * self.bits / WORD), lambda: f"{dim_name(inputs)} · {self.bits} / {WORD}")
         return (rows, outputs), "int32"
 
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
         """Return the zero points, scales, each input's group, and a range of shifts."""
-        inputs, outputs = self._sides(shape)
+        inputs, outputs = self._features(shape)
         size = self.group_size
         groups = 1 if size is None else Dim(ceil(inputs / size), lambda: f"{dim_name(inputs)} / {size}")
         words = Dim(ceil(outputs * self.bits / WORD), lambda: f"{dim_name(outputs)} · {self.bits} / {WORD}")

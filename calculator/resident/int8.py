@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Int8(StoredWeight):
     """LLM.int8() (Dettmers et al. 2022) as bitsandbytes.nn.Linear8bitLt stores it."""
 
-    of_bitsandbytes: ClassVar[bool] = True
+    is_bitsandbytes: ClassVar[bool] = True
 
     #: The dtype of the inputs, to which biases are cast (Linear8bitLt.forward).
     compute_dtype: DType

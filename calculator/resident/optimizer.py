@@ -58,7 +58,7 @@ class Optimizer:
     in_half: tuple[str, ...] = ()
     in_full: tuple[tuple[str, DType], ...] = ()
     #: The scalars of each parameter group that a Trainer and its learning rate scheduler keep on the device.
-    of_groups: tuple[str, ...] = ()
+    group_tensors: tuple[str, ...] = ()
     #: The sentence on the optimizer in the answer's assumptions.
     assumptions: tuple[str, ...] = ()
     #: Whether it updates each parameter in the backward pass and frees its gradient.
@@ -68,10 +68,10 @@ class Optimizer:
     #: Whether frozen parameters have states too.
     for_frozen: bool = False
     #: Whether it is only modeled on one GPU. It is modeled under DDP too unless `refuses_ddp` says why not, and under
-    #: other shardings if `of_shards` says so.
+    #: other shardings if `updates_shards` says so.
     on_one_gpu: bool = False
     #: Whether the reference step is modeled under FSDP2 and ZeRO too, without offload.
-    of_shards: bool = False
+    updates_shards: bool = False
     #: Why it does not run under DDP. Empty if it does, with the same states on every rank.
     refuses_ddp: str = ""
     #: Why it does not run on FSDP2's shards, or what it does there. Empty if it is modeled, or if that is not known.
@@ -79,7 +79,7 @@ class Optimizer:
     #: Why it does not run on ZeRO's flat partitions. Empty if it does, or if that is not known.
     refuses_zero: str = ""
     #: Whether `TrainingArguments.optim` has it.
-    of_trainer: bool = True
+    optim_has_it: bool = True
     #: The optimizer of parameters that it does not update itself. None if it updates all.
     others: Optimizer | None = None
     #: The names of the parameters that it updates itself. Only read if another optimizer updates the rest.
@@ -101,7 +101,7 @@ class Optimizer:
         """The optimizer with 32-bit states. bitsandbytes' GlobalOptimManager overrides 8-bit states like this."""
         return replace(self, storage="float32") if self.storage == "8bit" else self
 
-    def of(self, name: str) -> Optimizer:
+    def for_parameter(self, name: str) -> Optimizer:
         """Return the optimizer that updates a parameter."""
         return self if self.others is None or name in self.targets else self.others
 
@@ -139,8 +139,8 @@ class Optimizer:
 
     def _projected(self, projection: Projection, shape: Shape, dtype: DType) -> list[State]:
         """Return the projection, and the states of the projected gradient. Adafactor's gradients are in float32."""
-        of_gradient = "float32" if self.storage == "factored" else dtype
-        kept: State = ("projector", projection.kept(shape, of_gradient), of_gradient)
+        gradient_dtype = "float32" if self.storage == "factored" else dtype
+        kept: State = ("projector", projection.kept(shape, gradient_dtype), gradient_dtype)
         return [kept, *replace(self, projection=None).states(projection.projected(shape), dtype)]
 
     def shared_states(self, shapes: Iterable[Shape]) -> Iterator[State]:

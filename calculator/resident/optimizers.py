@@ -119,9 +119,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 storage=storage,
                 package="torchao",
                 assumptions=(COMPILED,),
-                of_groups=("lr", "initial_lr", "base_lrs", "last_lr"),
+                group_tensors=("lr", "initial_lr", "base_lrs", "last_lr"),
                 on_one_gpu=True,
-                of_shards=True,
+                updates_shards=True,
                 source="torchao/optim/adam.py and transformers/trainer_optimizer.py, _get_torchao_optimizer",
             )
             for name, storage in _TORCHAO
@@ -133,7 +133,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             on_one_gpu=True,
             refuses_fsdp=_MUON_GATHERS,
             refuses_zero=_NO_MATRICES,
-            of_trainer=False,
+            optim_has_it=False,
             assumptions=(
                 "torch.optim.Muon updates matrices but those of embeddings and the output head, and AdamW the rest.",
             ),
@@ -149,7 +149,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 temporaries=temporaries,
                 keeps_temporaries=True,
                 on_one_gpu=True,
-                of_shards=True,
+                updates_shards=True,
                 source=f"schedulefree/{file}_schedulefree.py",
             )
             for name, file, names, temporaries in _SCHEDULE_FREE
@@ -255,7 +255,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             assumptions=("optimi's Triton kernels update parameters in place; this is from their source, not traced.",),
             in_full=(("kahan_comp", "uint8"),),
             on_one_gpu=True,
-            of_shards=True,
+            updates_shards=True,
             source="optimi/stableadamw.py, with its Triton kernels",
         ),
         Optimizer(
@@ -264,7 +264,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             storage="parameter",
             on_one_gpu=True,
             refuses_fsdp=_MIXED,
-            of_trainer=False,
+            optim_has_it=False,
             assumptions=(WITHOUT_A, PSEUDOINVERSE),
             source="peft/optimizers/lorafa.py",
         ),
@@ -298,7 +298,7 @@ if set(OPTIMIZERS) != set(get_args(OptimizerName)):
 
 #: The optimizers that a Trainer has.
 OF_TRAINERS: dict[str, OptimizerName] = {
-    name: optimizer.name for name, optimizer in OPTIMIZERS.items() if optimizer.of_trainer
+    name: optimizer.name for name, optimizer in OPTIMIZERS.items() if optimizer.optim_has_it
 }
 
 

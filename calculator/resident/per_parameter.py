@@ -103,7 +103,7 @@ def own_states(
         return
     for tensor in _with_states(tensors, optimizer):
         early = tensor.dtype_at_optimizer_init if optimizer.early else None
-        states = optimizer.of(tensor.name)
+        states = optimizer.for_parameter(tensor.name)
         of = states.in_32_bits if tensor.name in in_32_bits else states
         for name, shape, dtype in of.states(tensor.shape, early or tensor.dtype):
             yield new_tensor(

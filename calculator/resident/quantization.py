@@ -32,7 +32,7 @@ BOOK = "name2qmap.dynamic"
 class Quantization(StoredWeight):
     """bitsandbytes' 4-bit format (Dettmers et al. 2023, section 3)."""
 
-    of_bitsandbytes: ClassVar[bool] = True
+    is_bitsandbytes: ClassVar[bool] = True
     clones_output: ClassVar[bool] = True
 
     quant_type: Literal["nf4", "fp4"]

@@ -27,7 +27,7 @@ class StoredWeight(ABC):
     tensor_name: ClassVar[str] = "weight"
     names_constants_after_it: ClassVar[bool] = True
     #: Whether the format belongs to bitsandbytes. Trainers prepare and cast such models.
-    of_bitsandbytes: ClassVar[bool] = False
+    is_bitsandbytes: ClassVar[bool] = False
     #: Whether the checkpoint is quantized. Otherwise a dense weight is loaded and then quantized.
     is_in_checkpoint: ClassVar[bool] = False
     #: How PEFT's LoRA layer over the weight casts.

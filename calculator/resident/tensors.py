@@ -142,8 +142,8 @@ def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
     model = prepared.model
     for name, module in model.outer.items():
         _module(tensors, module, name, 1, prepared)
-    of_stacks = tuple(f"{stack.name}.*." for stack in model.stacks)
-    tensors += [parameter for parameter in _added_parameters(prepared) if not parameter.name.startswith(of_stacks)]
+    stack_prefixes = tuple(f"{stack.name}.*." for stack in model.stacks)
+    tensors += [parameter for parameter in _added_parameters(prepared) if not parameter.name.startswith(stack_prefixes)]
     return _placed_in_graph(model, [tensor for tensor in tensors if tensor.parameters])
 
 
@@ -293,11 +293,11 @@ def _model_parameter(
     if module_spec.original_in_file or parameter.name in module_spec.trained:
         return _dense(parameter, name, count, module_spec, dtype)
     known, key = _frozen(model), (id(parameter), name, count, dtype, module_spec.dtype)
-    own, found = known.get(key, (None, []))
+    own, cached = known.get(key, (None, []))
     if own is not parameter:
-        found = _dense(parameter, name, count, module_spec, dtype)
-        known[key] = parameter, found
-    return found
+        cached = _dense(parameter, name, count, module_spec, dtype)
+        known[key] = parameter, cached
+    return cached
 
 
 def _dense(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec, dtype: DType) -> list[ResidentTensor]:

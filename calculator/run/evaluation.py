@@ -43,8 +43,8 @@ _BATCH = "transformers/trainer.py, prediction_step"
 
 def listed(alive: LiveTensors) -> tuple[Row, ...]:
     """Return live tensors as rows, the largest first."""
-    found = [row for of_component in rows(alive).values() for row in of_component]
-    return tuple(sorted(found, key=lambda row: -row.bytes))
+    listed_rows = [row for component_rows in rows(alive).values() for row in component_rows]
+    return tuple(sorted(listed_rows, key=lambda row: -row.bytes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +129,8 @@ class Evaluation:
     def _outputs(self) -> Iterator[OfRow]:
         """Yield the model's outputs without the loss."""
         prepared = self.resident.prepared
-        found = self.passed(self.run.per_device_eval_batch_size, is_first=True).outputs
-        for name, (shape, dtype) in zip(output_names(prepared.model.task.name), found, strict=True):
+        outputs = self.passed(self.run.per_device_eval_batch_size, is_first=True).outputs
+        for name, (shape, dtype) in zip(output_names(prepared.model.task.name), outputs, strict=True):
             yield OfRow(name, shape[1:], dtype)
 
     def _labels(self) -> Iterator[OfRow]:
@@ -151,16 +151,16 @@ class Evaluation:
 
     def peak(self) -> PhasePeak:
         """Return the peak of the loop."""
-        return max((self._at(moment) for moment in self.gathered.moments()), key=lambda peak: peak.bytes)
+        return max((self._peak_at(moment) for moment in self.gathered.moments()), key=lambda peak: peak.bytes)
 
-    def _at(self, moment: Moment) -> PhasePeak:
+    def _peak_at(self, moment: Moment) -> PhasePeak:
         if not moment.in_forward:
             rows = (*self.in_concatenation(moment), *self._gathered_by_stage_3(self._left_gathered_bytes(moment)))
             return PhasePeak(rows=rows, operation="nested_concat: gathered logits with the batch")
-        found = self._loss_peak(moment)
-        found = replace(found, rows=(*moment.kept, *self.given(moment.batch), *found.rows))
+        loss_peak = self._loss_peak(moment)
+        loss_peak = replace(loss_peak, rows=(*moment.kept, *self.given(moment.batch), *loss_peak.rows))
         passes = [_peak(pass_) for pass_ in self.rolled_out(moment.batch, is_first=moment.is_first)]
-        peaks = (found, *(replace(pass_, rows=(*moment.kept, *pass_.rows)) for pass_ in passes))
+        peaks = (loss_peak, *(replace(pass_, rows=(*moment.kept, *pass_.rows)) for pass_ in passes))
         return max(peaks, key=lambda peak: peak.bytes)
 
     def _loss_peak(self, moment: Moment) -> PhasePeak:
@@ -192,7 +192,7 @@ class Evaluation:
         """Yield the labels of a batch. Padded labels are copies."""
         if self.run.generates:
             pairs = zip(self.gathered.labels, self._labels(), strict=True)
-            yield from (generation.batch_row(of_row, count) for of_row, labels in pairs if of_row.shape != labels.shape)
+            yield from (generation.batch_row(output, count) for output, labels in pairs if output.shape != labels.shape)
 
     def rolled_out(self, count: int, *, is_first: bool) -> tuple[PassPeak, ...]:
         """Return the passes in which a trainer of TRL generates the completions of a batch."""
@@ -280,8 +280,8 @@ class Evaluation:
     def _generating(self) -> Iterator[PhasePeak]:
         for moment in self.gathered.moments():
             for number, pass_ in enumerate(self._passes(moment)):
-                found = self._generate_peak(pass_, number, moment)
-                yield replace(found, rows=(*moment.kept, *self.batch(moment.batch), *found.rows))
+                peak = self._generate_peak(pass_, number, moment)
+                yield replace(peak, rows=(*moment.kept, *self.batch(moment.batch), *peak.rows))
 
     def _passes(self, moment: Moment) -> tuple[PassPeak, ...]:
         """Return the passes of `generate` on the batch of a moment."""

@@ -131,19 +131,16 @@ def read_ahead(
     `base` are the tensors of the files. Return None if nothing is fused.
     """
     weights = sorted(base, key=lambda tensor: name_in_files(tensor.name, model_type))
-    of_each = {
-        weight: fused(weight, model_type, training.dtype) for weight in weights if from_parts(weight, model_type)
-    }
-    if not of_each:
+    sizes = {weight: fused(weight, model_type, training.dtype) for weight in weights if from_parts(weight, model_type)}
+    if not sizes:
         return None
     alive = {
-        weight: of_each[weight].parts * weight.count if weight in of_each else _size(weight, training)
-        for weight in weights
+        weight: sizes[weight].parts * weight.count if weight in sizes else _size(weight, training) for weight in weights
     }
     most, total, read, operation = dict(alive), 0, 0, ""
     for tensor in one_by_one(weights):
-        if tensor in of_each:
-            experts = of_each[tensor]
+        if tensor in sizes:
+            experts = sizes[tensor]
             alive[tensor] += experts.result - experts.parts
             now = sum(alive.values()) + experts.read
             if now > total:

@@ -172,19 +172,19 @@ class Gathered:
     def _concat_moments(self, kept: int, new: int, *, batch: int) -> Iterator[Moment]:
         """Yield the moments at which outputs, and then labels, are appended to those of earlier batches."""
         several = self.ranks > 1
-        of_batch = (
+        batch_rows = (
             self._losses("losses of the batch", self.rows_per_gather),
             self._losses("gathered losses", kept + (new if several else self.rows)),
             *_rows(self.outputs, "{} of the batch", self.rows_per_gather if several else new),
         )
-        both = tuple(_rows(self.outputs, WITH_BATCH, kept + new))
+        joined_rows = tuple(_rows(self.outputs, WITH_BATCH, kept + new))
         labels = tuple(_rows(self.labels, "gathered {}", kept))
         outputs = tuple(_rows(self.outputs, "gathered {}", kept))
-        yield Moment(kept=(*of_batch, *outputs, *both, *labels), batch=batch, in_forward=False)
+        yield Moment(kept=(*batch_rows, *outputs, *joined_rows, *labels), batch=batch, in_forward=False)
         if several:
             labels += tuple(_rows(self.labels, "{} of the batch of every GPU", self.rows_per_gather))
         labels += tuple(_rows(self.labels, WITH_BATCH, kept + new))
-        yield Moment(kept=(*of_batch, *both, *labels), batch=batch, in_forward=False)
+        yield Moment(kept=(*batch_rows, *joined_rows, *labels), batch=batch, in_forward=False)
 
     def _losses(self, name: str, rows: int) -> Row:
         return _row(name, (Dim(rows, "rows"),), "float32")

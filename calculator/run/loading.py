@@ -60,13 +60,13 @@ _SOURCE = "transformers/core_model_loading.py; safetensors"
 class HostPeak:
     """The bytes that a phase adds to the resident set of the process, those in mapped files, and the source.
 
-    `of_first`: whether the other processes of the node add nothing.
+    `in_first_process`: whether the other processes of the node add nothing.
     """
 
     bytes: int
     file_bytes: int
     sentence: str
-    of_first: bool = False
+    in_first_process: bool = False
 
 
 class ModelLoading:
@@ -226,10 +226,10 @@ class ModelLoading:
         dtype = self.prepared.cast_to or "float32"
         sentence = "The mapped files, which the first process alone reads (deepspeed.zero.Init)."
         if self.stored == dtype:
-            return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence, of_first=True)
+            return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence, in_first_process=True)
         largest = max(tensor.parameters for tensor in base) * ITEMSIZE[dtype]
         sentence += f" It casts weights to {dtype} on their way, one at a time."
-        return HostPeak(bytes=mapped + largest, file_bytes=mapped, sentence=sentence, of_first=True)
+        return HostPeak(bytes=mapped + largest, file_bytes=mapped, sentence=sentence, in_first_process=True)
 
     @property
     def _sharding(self) -> str:
@@ -292,7 +292,7 @@ def _merged(alive: Iterable[tuple[str, int]]) -> tuple[Row, ...]:
     merged: dict[str, list[int]] = {}
     for name, size in alive:
         merged.setdefault(name, []).append(size)
-    rows = [_row(name, len(found), sum(found)) for name, found in merged.items()]
+    rows = [_row(name, len(sizes), sum(sizes)) for name, sizes in merged.items()]
     return tuple(sorted(rows, key=lambda row: -row.bytes))
 
 

@@ -177,7 +177,7 @@ def _merge_problems(request: RunRequest, model: Model) -> Iterator[Problem]:
 
 def _output_problems(request: RunRequest, model: Model) -> Iterator[Problem]:
     stored = request.estimate.method.base_quantization(request.estimate.training)
-    if request.run.evaluates and stored is not None and not stored.of_bitsandbytes:
+    if request.run.evaluates and stored is not None and not stored.is_bitsandbytes:
         message = f"evaluation of {request.estimate.method.title} is not modeled: use no"
         yield Problem(loc="run.eval_strategy", msg=message, input=request.run.eval_strategy)
     if request.run.evaluates and liger.computes_logits(model, request.estimate.training):

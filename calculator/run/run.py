@@ -90,7 +90,7 @@ class _Run:
 
     def answer(self) -> WholeRun:
         """Return every phase, and the verdict."""
-        phases = tuple(self._ended(phase) for phase in self._phases())
+        phases = tuple(self._with_limits(phase) for phase in self._phases())
         time, refusal = time_of(self.request, self.estimate)
         return WholeRun(
             estimate=self.estimate,
@@ -176,7 +176,7 @@ class _Run:
         loading = ModelLoading(self.resident, self.run, self._config)
         given = self.estimate.fit
         host = loading.host
-        processes = 1 if host.of_first else self._processes
+        processes = 1 if host.in_first_process else self._processes
         kept = loading.kept_by_malloc * processes
         return self._phase(
             "load",
@@ -250,10 +250,10 @@ class _Run:
         gathered = evaluation.gathered
         host = host_of_evaluation(gathered)
         arrays = gathered.host_bytes * self._processes
-        found = self.between_steps + evaluation.resident_bytes
-        yield self._phase("evaluation", evaluation.peak(), resident=found, host_bytes=arrays, host=host)
+        resident_bytes = self.between_steps + evaluation.resident_bytes
+        yield self._phase("evaluation", evaluation.peak(), resident=resident_bytes, host_bytes=arrays, host=host)
         if self.run.generates:
-            yield self._phase("generation", evaluation.generation(), resident=found)
+            yield self._phase("generation", evaluation.generation(), resident=resident_bytes)
 
     def _checkpoint(self) -> RunPhase:
         size = sum(file.bytes for file in self.files)
@@ -320,10 +320,10 @@ class _Run:
         engine = self.request.estimate.training.colocated
         if engine is None:
             return None
-        of_threads = workspaces(card_of(self.device), self.prepared.stack)
-        return ColocatedEngine(engine=engine, kept_bytes=kept(self.resident, of_threads) + self._context)
+        thread_workspaces = workspaces(card_of(self.device), self.prepared.stack)
+        return ColocatedEngine(engine=engine, kept_bytes=kept(self.resident, thread_workspaces) + self._context)
 
-    def _ended(self, phase: RunPhase) -> RunPhase:
+    def _with_limits(self, phase: RunPhase) -> RunPhase:
         ends_by, limit = self._ends_by(phase), self.run.host_memory_bytes
         high = phase.needed_host_bytes + phase.host_kept_bytes
         may_end = ends_by is None and limit is not None and high > limit

@@ -67,10 +67,10 @@ class Saving:
         """The optimizer's groups of parameters."""
         facts, trained = self.resident.trainer, [tensor for tensor in self.resident.whole if tensor.trained]
         trained_parameters = [parameter for parameter in self.parameters if parameter.kind.trained]
-        of_groups = grouped(trained_parameters, groups(facts, self.prepared.model, trained, self.prepared.older))
-        if facts.decay_groups and len(of_groups) == 1:
-            of_groups.append([])  # the Trainer has both groups even if one is empty
-        return of_groups
+        grouped_names = grouped(trained_parameters, groups(facts, self.prepared.model, trained, self.prepared.older))
+        if facts.decay_groups and len(grouped_names) == 1:
+            grouped_names.append([])  # the Trainer has both groups even if one is empty
+        return grouped_names
 
     @property
     def optimizer_files(self) -> tuple[SavedFile, ...]:
@@ -103,8 +103,8 @@ class Saving:
 
     def host_sentence(self, *, optimizer: bool) -> str:
         """Return the sentence on where this memory comes from."""
-        of_state = optimizer and self.largest_state > self.host_bytes_of_model
-        return LARGEST_STATE if of_state else SAFETENSORS
+        is_state = optimizer and self.largest_state > self.host_bytes_of_model
+        return LARGEST_STATE if is_state else SAFETENSORS
 
     @property
     def host_bytes_of_model(self) -> int:

@@ -168,8 +168,8 @@ def _gathered_bytes(parameter: Partitioned) -> int:
     return parameter.with_padding
 
 
-def _named(found: Iterable[ResidentTensor]) -> Alive:
-    return [(tensor.name, tensor.bytes) for tensor in found]
+def _named(tensors: Iterable[ResidentTensor]) -> Alive:
+    return [(tensor.name, tensor.bytes) for tensor in tensors]
 
 
 def _one(tensor: ResidentTensor) -> ResidentTensor:

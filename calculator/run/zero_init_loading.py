@@ -38,8 +38,8 @@ class LoadingUnderZeroInit:
         named = {base_parameter.key.name: base_parameter for base_parameter in base_parameters}
         #: The parameters in the order in which they are created, including tied ones, which are tied after the files
         #: are read.
-        self._made = [(base_parameter.key.name, base_parameter) for base_parameter in base_parameters]
-        self._made += [(alias, named[source]) for alias, source in model.tied.items() if source in named]
+        self._built = [(base_parameter.key.name, base_parameter) for base_parameter in base_parameters]
+        self._built += [(alias, named[source]) for alias, source in model.tied.items() if source in named]
         self._tied, self._heads = model.tied, model.task.head_names
         self._buffers = [(tensor.name, tensor.bytes) for tensor in state.tensors if not tensor.parameters]
         self._parts = self.partitions
@@ -47,8 +47,8 @@ class LoadingUnderZeroInit:
 
     def moments(self) -> Iterator[tuple[Alive, str]]:
         """Yield the peak moments while the model is built, and while its weights are read."""
-        for found in (self._building(), self._reading()):
-            count, alive, what = max(found, key=lambda moment: self._sums[moment[0]] + _sum(moment[1]))
+        for moments in (self._building(), self._reading()):
+            count, alive, what = max(moments, key=lambda moment: self._sums[moment[0]] + _sum(moment[1]))
             yield [*self._parts[:count], *alive], what
 
     @property
@@ -57,13 +57,13 @@ class LoadingUnderZeroInit:
         on_gpu = not self._state.sizes.offloads_parameters
         return [
             (f"{name}: partition", _bytes(parameter.partition, parameter.dtype) * on_gpu)
-            for name, parameter in self._made
+            for name, parameter in self._built
         ]
 
     def _building(self) -> Iterator[_Moment]:
         """Yield the moments at which each module creates its parameters, which are partitioned one by one."""
         done = 0
-        for _, group in _modules(self._made):
+        for _, group in _modules(self._built):
             whole: Alive = []
             for name, parameter in group:
                 created = [(f"{name}: created", _bytes(parameter.elements, self._dtype))] * (
@@ -81,7 +81,7 @@ class LoadingUnderZeroInit:
 
     def _buffers_before(self, done: int) -> Alive:
         """Return the buffers, which exist after the last layer is built."""
-        last = max((at for at, (name, _) in enumerate(self._made) if ".*." in name), default=-1)
+        last = max((at for at, (name, _) in enumerate(self._built) if ".*." in name), default=-1)
         return self._buffers if done > last + 1 else []
 
     def _reading(self) -> Iterator[_Moment]:
@@ -89,8 +89,8 @@ class LoadingUnderZeroInit:
 
         Those of each module come first, then those that are not in the files, all at once.
         """
-        done = len(self._made)
-        in_files = [tensor for tensor in self._made if tensor[0] not in self._tied]
+        done = len(self._built)
+        in_files = [tensor for tensor in self._built if tensor[0] not in self._tied]
         new = [file for file in in_files if file[0].split(".")[0] in self._heads]
         read = [file for file in in_files if file not in new]
         model_type = self._state.prepared.model.model_type
@@ -107,13 +107,13 @@ def gathered(parameters: Iterable[tuple[str, Partitioned]], state: PartitionedSt
 
     Offloaded partitions are copied to the GPU.
     """
-    found = [(f"{name}: gathered", parameter.with_padding) for name, parameter in parameters]
+    sizes = [(f"{name}: gathered", parameter.with_padding) for name, parameter in parameters]
     if state.sizes.offloads_parameters:
-        found += [
+        sizes += [
             (f"{name}: copy of the partition", _bytes(parameter.partition, parameter.dtype))
             for name, parameter in parameters
         ]
-    return found
+    return sizes
 
 
 def _modules(parameters: Iterable[tuple[str, Partitioned]]) -> Iterator[tuple[str, list[tuple[str, Partitioned]]]]:

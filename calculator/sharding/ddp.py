@@ -122,8 +122,8 @@ def _assigned(parameters: Sequence[Bucket], caps: tuple[int, ...]) -> tuple[Buck
     others: list[tuple[int, Bucket]] = []
     dtypes, elements = [*map(_DTYPE, parameters)], [*map(_ELEMENTS, parameters)]
     for dtype in dict.fromkeys(dtypes):
-        of_dtype = map(dtype.__eq__, dtypes)
-        places = [*compress(range(len(dtypes)), of_dtype)]
+        is_dtype = map(dtype.__eq__, dtypes)
+        places = [*compress(range(len(dtypes)), is_dtype)]
         filled = [*accumulate(map(elements.__getitem__, places))]
         before = number = 0
         for cap in chain(caps, repeat(caps[-1])) if caps else ():

@@ -69,19 +69,19 @@ Broadcasts = tuple[Bucket | None, ...]
 def broadcasts(prepared: PreparedModel) -> Broadcasts:
     """Return the broadcasts of the model's buffers before a forward pass."""
     sizes = [*_sizes(prepared)]
-    of_dtype: defaultdict[DType, _Joined] = defaultdict(_Joined)
+    joined_by_dtype: defaultdict[DType, _Joined] = defaultdict(_Joined)
     for place, (size, dtype) in enumerate(sizes):
-        of_dtype[dtype] = of_dtype[dtype].with_next(place, size)
-    if all(joined.elements * ITEMSIZE[dtype] < LIMIT for dtype, joined in of_dtype.items()):
-        return tuple(_bucket(joined, dtype) for dtype, joined in of_dtype.items())
+        joined_by_dtype[dtype] = joined_by_dtype[dtype].with_next(place, size)
+    if all(joined.elements * ITEMSIZE[dtype] < LIMIT for dtype, joined in joined_by_dtype.items()):
+        return tuple(_bucket(joined, dtype) for dtype, joined in joined_by_dtype.items())
     return _coalesced(sizes)
 
 
 def construction_broadcasts(prepared: PreparedModel) -> Broadcasts:
     """Return the broadcasts of parameters and buffers when DDP is made."""
     parts = named_parameters(prepared)
-    of_part = {id(part): [*map(_stored_size, part)] for part in parts}
-    return _coalesced([*chain.from_iterable(map(of_part.__getitem__, map(id, parts))), *_sizes(prepared)])
+    part_sizes = {id(part): [*map(_stored_size, part)] for part in parts}
+    return _coalesced([*chain.from_iterable(map(part_sizes.__getitem__, map(id, parts))), *_sizes(prepared)])
 
 
 def broadcast(tape: Tape, flat: Broadcasts) -> None:
@@ -127,7 +127,7 @@ def _coalesced(sizes: Sequence[_Size]) -> Broadcasts:
             last = min(bisect_left(filled, before - (-LIMIT // ITEMSIZE[dtype]), start), len(filled) - 1)
             joined.append((_Joined(places[start], last + 1 - start, filled[last] - before), dtype))
             before, start = filled[last], last + 1
-    return tuple(_bucket(found, dtype) for found, dtype in sorted(joined))
+    return tuple(_bucket(bucket, dtype) for bucket, dtype in sorted(joined))
 
 
 def _bucket(joined: _Joined, dtype: DType) -> Bucket | None:
@@ -144,17 +144,17 @@ def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
     outer = [*outer_buffers(prepared)]
     for part in model.parts:
         if shared and any(prepared.module_spec(path, module).added for path, module in _modules(part)):
-            yield from _each(shared)
+            yield from _tensor_sizes(shared)
             shared = []
         if isinstance(part, Stack):
-            of_layers = {id(layer): [*_layer_sizes(prepared, part, layer)] for layer, _ in part.distinct}
-            for layer in part.layers if any(of_layers.values()) else ():
-                yield from of_layers[id(layer)]
+            layer_sizes = {id(layer): [*_layer_sizes(prepared, part, layer)] for layer, _ in part.distinct}
+            for layer in part.layers if any(layer_sizes.values()) else ():
+                yield from layer_sizes[id(layer)]
         else:
             yield from _method_buffers(prepared, part.name, part)
-            yield from _each(buffer for buffer in outer if buffer.name.startswith(f"{part.name}."))
+            yield from _tensor_sizes(buffer for buffer in outer if buffer.name.startswith(f"{part.name}."))
             outer = [buffer for buffer in outer if not buffer.name.startswith(f"{part.name}.")]
-    yield from _each(outer)
+    yield from _tensor_sizes(outer)
 
 
 def _stored_size(parameter: ResidentTensor) -> _Size:
@@ -185,7 +185,7 @@ def _in_layer(stack: Stack, layer: Layer) -> Iterator[tuple[str, Module]]:
 def _layer_sizes(prepared: PreparedModel, stack: Stack, layer: Layer) -> Iterator[_Size]:
     for path, module in _in_layer(stack, layer):
         yield from _method_buffers(prepared, path, module)
-    yield from _each(layer_buffers(prepared, stack.name, layer, 1))
+    yield from _tensor_sizes(layer_buffers(prepared, stack.name, layer, 1))
 
 
 def _method_buffers(prepared: PreparedModel, path: str, module: Module) -> Iterator[_Size]:
@@ -195,6 +195,6 @@ def _method_buffers(prepared: PreparedModel, path: str, module: Module) -> Itera
             yield elements(parameter.view or parameter.shape), parameter.dtype
 
 
-def _each(tensors: Iterable[ResidentTensor]) -> Iterator[_Size]:
+def _tensor_sizes(tensors: Iterable[ResidentTensor]) -> Iterator[_Size]:
     for tensor in tensors:
         yield from [(elements(tensor.shape), tensor.dtype)] * tensor.count

@@ -32,8 +32,8 @@ def state_dict(prepared: PreparedModel, stored: Stored) -> Iterator[tuple[str, R
 def named_parameters(prepared: PreparedModel) -> list[list[ResidentTensor]]:
     """Return every parameter once, by layer and outer module. Equal layers have the same list."""
     aliases, parts = {*prepared.model.tied, WORD_EMBEDDINGS}, [*_by_part(prepared, list)]
-    of_part = {id(part): [parameter for name, parameter in part if name not in aliases] for part in parts}
-    return [*map(of_part.__getitem__, map(id, parts))]
+    part_parameters = {id(part): [parameter for name, parameter in part if name not in aliases] for part in parts}
+    return [*map(part_parameters.__getitem__, map(id, parts))]
 
 
 def _by_part(prepared: PreparedModel, stored: Stored) -> Iterator[list[tuple[str, ResidentTensor]]]:
@@ -56,10 +56,10 @@ def _by_part(prepared: PreparedModel, stored: Stored) -> Iterator[list[tuple[str
 
 
 def _named(parameters: list[ResidentTensor]) -> list[tuple[str, ResidentTensor]]:
-    return [(parameter.name, parameter) for parameter in _in_order(parameters)]
+    return [(parameter.name, parameter) for parameter in _ordered_parameters(parameters)]
 
 
-def _in_order(parameters: list[ResidentTensor]) -> list[ResidentTensor]:
+def _ordered_parameters(parameters: list[ResidentTensor]) -> list[ResidentTensor]:
     """Return the parameters of a layer. Those that a method adds to a module follow the module's own."""
     first: dict[str, int] = {}
     paths = {parameter: [*accumulate(parameter.name.split("."), "{}.{}".format)] for parameter in parameters}

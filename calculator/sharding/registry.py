@@ -52,16 +52,16 @@ def hooks_of(prepared: PreparedModel, *, reduces: bool = True) -> Hooks:
 
 
 def evaluation_hooks(
-    prepared: PreparedModel, found: frozenset[str] | None = None, *, follows_generation: bool = False
+    prepared: PreparedModel, gathered: frozenset[str] | None = None, *, follows_generation: bool = False
 ) -> Hooks:
     """Return the hooks of a batch of an evaluation.
 
-    `found`: what the previous batch left gathered (`Hooks.left_gathered`). None if neither a batch nor `generate` ran
-    before.
+    `gathered`: what the previous batch left gathered (`Hooks.left_gathered`). None if neither a batch nor `generate`
+    ran before.
     """
     sharding = prepared.device.sharding
     if sharding == "fsdp":
-        return EvaluationBatch(prepared, found, follows_generation=follows_generation)
+        return EvaluationBatch(prepared, gathered, follows_generation=follows_generation)
     return stage_3(prepared) if sharding == "zero3" else NO_HOOKS
 
 

@@ -92,8 +92,8 @@ def similar_runs(runs: Iterable[PublishedRun], rated_seconds: float, card: str) 
     """Return the published runs that are similar to a run. Empty if they have fewer sources than an interval needs."""
     alike = [run for run in runs if run.counts and _is_near(run.rated_seconds, rated_seconds)]
     same = [run for run in alike if run.card == card]
-    found = same if _sources(same) >= SOURCES else alike
-    return tuple(found) if _sources(found) >= SOURCES else ()
+    similar = same if _sources(same) >= SOURCES else alike
+    return tuple(similar) if _sources(similar) >= SOURCES else ()
 
 
 def _interval(runs: Iterable[PublishedRun]) -> Interval:
@@ -150,9 +150,9 @@ def coverage() -> tuple[Coverage, ...]:
     Each interval is made without the runs of the source that it predicts.
     """
     names = dict.fromkeys(run.source.name for run in published_runs() if run.counts)
-    of_sources = {name: [*_left_out(name)] for name in names}
-    every = [run for found in of_sources.values() for run in found]
-    return (_coverage("", every), *(_coverage(name, found) for name, found in of_sources.items()))
+    runs_by_source = {name: [*_left_out(name)] for name in names}
+    every = [run for source_runs in runs_by_source.values() for run in source_runs]
+    return (_coverage("", every), *(_coverage(name, source_runs) for name, source_runs in runs_by_source.items()))
 
 
 def _left_out(name: str) -> Iterable[tuple[PublishedRun, Interval | None]]:
@@ -160,12 +160,12 @@ def _left_out(name: str) -> Iterable[tuple[PublishedRun, Interval | None]]:
     others = [run for run in published_runs() if run.source.name != name]
     for run in published_runs():
         if run.source.name == name and run.counts:
-            found = similar_runs(others, run.rated_seconds, run.card)
-            yield run, _interval(found) if found else None
+            similar = similar_runs(others, run.rated_seconds, run.card)
+            yield run, _interval(similar) if similar else None
 
 
-def _coverage(name: str, found: list[tuple[PublishedRun, Interval | None]]) -> Coverage:
-    with_interval = [(run, interval) for run, interval in found if interval is not None]
+def _coverage(name: str, intervals: list[tuple[PublishedRun, Interval | None]]) -> Coverage:
+    with_interval = [(run, interval) for run, interval in intervals if interval is not None]
     inside = [interval.low <= run.efficiency <= interval.high for run, interval in with_interval]
     shares: dict[str, list[bool]] = {}
     for (run, _), is_inside in zip(with_interval, inside, strict=True):
@@ -174,7 +174,7 @@ def _coverage(name: str, found: list[tuple[PublishedRun, Interval | None]]) -> C
         source=name,
         runs=len(with_interval),
         covered=sum(inside),
-        refused=len(found) - len(with_interval),
+        refused=len(intervals) - len(with_interval),
         width=median(interval.high / interval.low for _, interval in with_interval) if with_interval else None,
         sources=len(shares),
         share=mean(map(mean, shares.values())) if shares else None,

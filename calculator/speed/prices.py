@@ -69,7 +69,7 @@ def list_prices(card: str) -> tuple[ListPrice, ...]:
     """Return the list prices of a GPU of the catalogue, the lowest first."""
     file = catalogue.read("prices.json")
     sources = file["sources"]
-    found = [
+    prices = [
         ListPrice(
             cloud=row["cloud"],
             card=card,
@@ -82,4 +82,4 @@ def list_prices(card: str) -> tuple[ListPrice, ...]:
         for row in file["prices"]
         if row["gpu"] == card
     ]
-    return tuple(sorted(found, key=lambda price: price.per_hour))
+    return tuple(sorted(prices, key=lambda price: price.per_hour))

@@ -173,7 +173,7 @@ class _Step:
             )
         if self.request.training.gradient_checkpointing:
             yield self._recomputed(tokens, attended)
-        yield from self._moved()
+        yield from self._traffic_terms()
 
     def _trained_weights(self) -> int:
         """Return the number of weights in products that are trained."""
@@ -229,7 +229,7 @@ class _Step:
             CHEN,
         )
 
-    def _moved(self) -> Iterator[CostTerm]:
+    def _traffic_terms(self) -> Iterator[CostTerm]:
         """Yield the terms of moved bytes: dequantized weights, and weight reads that few tokens do not hide."""
         request = self.request
         state = resident_state(request).tensors if self.facts.quantizes_base else ()

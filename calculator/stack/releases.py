@@ -34,9 +34,9 @@ KNOWN: dict[str, tuple[tuple[Release, Release], ...]] = {
 @lru_cache(maxsize=256)
 def release(text: str) -> Release:
     """Return the numbers of a well-formed release."""
-    found = _RELEASE.fullmatch(text)
-    assert found is not None
-    return tuple(int(number) for number in found.groups() if number is not None)
+    match = _RELEASE.fullmatch(text)
+    assert match is not None
+    return tuple(int(number) for number in match.groups() if number is not None)
 
 
 def is_older(versions: StackVersions) -> bool:

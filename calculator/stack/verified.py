@@ -134,7 +134,7 @@ def untraced(versions: StackVersions, model_type: str | None, method: str) -> It
     version = release(versions.transformers)[:2]
     virtual = method in VIRTUAL_TOKENS and version == FIRST_VIRTUAL_TOKENS
     if version not in TRACED.get(model_type or "", ()) or not (virtual or method in TRACED_METHODS):
-        yield _untraced("step", versions, model_type, method)
+        yield _untraced_sentence("step", versions, model_type, method)
 
 
 def passes_problems(
@@ -168,10 +168,10 @@ def untraced_passes(versions: StackVersions, model_type: str | None, method: str
         return
     traced = TRACED_PASSES.get(model_type or "", ())
     if release(versions.transformers)[:2] not in traced or method not in TRACED_METHODS:
-        yield _untraced("pass of generate", versions, model_type, method)
+        yield _untraced_sentence("pass of generate", versions, model_type, method)
 
 
-def _untraced(what: str, versions: StackVersions, model_type: str | None, method: str) -> str:
+def _untraced_sentence(what: str, versions: StackVersions, model_type: str | None, method: str) -> str:
     return (
         f"No {what} of {model_type} with {method} was traced with transformers {versions.transformers}. The figures"
         f" assume that it differs from {DEFAULT_STACK.transformers} by the changes above only."
@@ -186,9 +186,9 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
     if not knows_trainer(training.trainer, versions):
         traced = OLDER_TRAINERS.get(training.trainer or "")
         older = f"stack.trl {listed((traced,))}, " if traced else ""
-        of_trl = f" of TRL {versions.trl}" if (training.trainer or "").startswith("trl-") else ""
+        trl_release = f" of TRL {versions.trl}" if (training.trainer or "").startswith("trl-") else ""
         message = (
-            f"what {training.trainer}{of_trl} does with {named} is not known: use {older}transformers, or"
+            f"what {training.trainer}{trl_release} does with {named} is not known: use {older}transformers, or"
             f" stack.transformers {newest}"
         )
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)

@@ -38,10 +38,10 @@ def _copied(outputs: Sequence[Tensor]) -> list[Tensor]:
     copied = [output for output in outputs if output.edge]
     node = NodeWithOutputs(outputs[0].tape, _sink_back, tuple(output.edge for output in copied), outputs=len(copied))
     copies = iter([output.tape.new(output.shape, output.dtype, "copied by DDP") for output in copied])
-    found = [next(copies) if output.edge else output for output in outputs]
-    for place, copy in enumerate(copy for copy, output in zip(found, outputs, strict=True) if output.edge):
+    returned = [next(copies) if output.edge else output for output in outputs]
+    for place, copy in enumerate(copy for copy, output in zip(returned, outputs, strict=True) if output.edge):
         copy.edge = node, place, copy.shape, copy.dtype
-    return found
+    return returned
 
 
 def _sink_back(_: Node, grads: Any) -> Sequence[Tensor | None]:

@@ -56,7 +56,7 @@ class Patch:
 
     def applied(self, forward: DecoderForward) -> DecoderForward:
         """Return the family's forward pass with these modules."""
-        norm, logits = self.final_norm or self.norm, forward.logits if self.keeps_logits else _none
+        norm, logits = self.final_norm or self.norm, forward.logits if self.keeps_logits else _no_logits
         final_norm = final(norm) if norm else forward.final_norm
         return replace(forward, layer=self._layer(forward.layer), final_norm=final_norm, logits=logits)
 
@@ -76,7 +76,7 @@ class Patch:
         return replace(attention, rotate=self.rotate or attention.rotate, project=self.project or attention.project)
 
 
-def _none(context: Context, logits: Tensor) -> Tensor:
+def _no_logits(context: Context, logits: Tensor) -> Tensor:
     """Return nothing, because the logits are never computed."""
     raise AssertionError(context, logits)
 

@@ -72,9 +72,9 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
 
     A step's batches replace those of the previous step. The reference step frees each batch itself.
     """
-    of_images = _image_tensors(loop, prepared) if prepared.training.has_images else ()
+    image_tensors = _image_tensors(loop, prepared) if prepared.training.has_images else ()
     if loop.name is None:
-        return (*rotary.kept(loop, prepared), *of_images)
+        return (*rotary.kept(loop, prepared), *image_tensors)
     steps, sizes = prepared.training.gradient_accumulation_steps, Sizes()
     return (
         *[_per_micro_batch(*tensor, steps, sizes) for tensor in loop.fetched(prepared)],
@@ -83,7 +83,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
         *_rope_deltas(loop, prepared),
         *loop.buffers(prepared),
         *rotary.kept(loop, prepared),
-        *of_images,
+        *image_tensors,
     )
 
 
@@ -180,11 +180,11 @@ def groups(
     without = {
         tensor.name for tensor in trained if _is_without_decay(tensor.name, change) or owner_of(tensor.name) in norms
     }
-    both = (
+    parameter_groups = (
         [tensor for tensor in trained if tensor.name not in without],
         [tensor for tensor in trained if tensor.name in without],
     )
-    return [tuple(group) for group in both if group]
+    return [tuple(group) for group in parameter_groups if group]
 
 
 @per_model

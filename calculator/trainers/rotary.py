@@ -48,7 +48,7 @@ def _rotary_buffers(original: Buffer, model: str, prepared: Subject) -> Iterator
             yield ResidentTensor(
                 name=f"{prefix}long_inv_freq", shape=original.shape, dtype="float32", component="activations"
             )
-        case "dynamic" if _longest(prepared) > int(prepared.model.config["max_position_embeddings"]):
+        case "dynamic" if _longest_sequence(prepared) > int(prepared.model.config["max_position_embeddings"]):
             yield ResidentTensor(name=f"{prefix}max_seq_len_cached", shape=(), dtype="int64", component="activations")
 
 
@@ -61,6 +61,6 @@ def _rope_type(name: str, config: Mapping[str, object]) -> object:
     return types.get(kind)
 
 
-def _longest(prepared: Subject) -> int:
+def _longest_sequence(prepared: Subject) -> int:
     """Return the number of positions of the longest sequence, including virtual tokens."""
     return int(prepared.training.sequence_length) + prepared.method.virtual_tokens

@@ -139,7 +139,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     context.position_tables = forward.tables(context, hidden_states)
     context.masks = masks.by_attention_type(context)
     hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
-    layers, known = context.layer_loop, RecordedLayers.of(context, _layer)
+    layers, known = context.layer_loop, RecordedLayers.from_context(context, _layer)
     run = _runner(context, known, retained)
     if (first := FirstPeriod(hidden_states, known) if context.skips_first_period else None) is not None:
         del hidden_states
@@ -183,7 +183,7 @@ def _runner(
     context: Context, known: RecordedLayers | None, retained: Tensor | None
 ) -> Callable[[Context, int, Tensor], Tensor]:
     """Return the function that runs a layer. `retained` is the tensor that the decoder keeps while layers run."""
-    checkpointed = CheckpointedLayers.of(context) if context.training.gradient_checkpointing else None
+    checkpointed = CheckpointedLayers.from_context(context) if context.training.gradient_checkpointing else None
     run = partial(_layer, checkpointed=checkpointed) if known is None else known.run
     if context.skipped is not None and context.skipped.derives and context.tape.grad_enabled:
         kept = None if retained is None or retained.storage is None else retained.storage.row

@@ -78,8 +78,8 @@ class _Backward(NamedTuple):
     input_row: int
     received: _Gradient
     frees: Sequence[int]
-    of_input: _Gradient
-    of_leaves: Sequence[_Gradient | None]
+    input_grad: _Gradient
+    leaf_grads: Sequence[_Gradient | None]
 
     def record_again(self, grad: Tensor, x: Tensor, leaves: Sequence[AccumulateGrad]) -> Tensor:
         """Record it again for the gradient of another layer's output, and that layer's input and parameters."""
@@ -90,11 +90,11 @@ class _Backward(NamedTuple):
         tape.events += [event + ahead if event >= 0 else numbers.get(event, event - ahead) for event in self.events]
         for row in self.frees:
             before[row].events = []  # the free is recorded
-        left = {gradient.row for gradient in (self.of_input, *self.of_leaves) if gradient is not None}
+        left = {gradient.row for gradient in (self.input_grad, *self.leaf_grads) if gradient is not None}
         storages = {row: before[row] if row in before else Storage.from_row(row + ahead, tape.events) for row in left}
-        for leaf, own in zip(leaves, self.of_leaves, strict=True):
+        for leaf, own in zip(leaves, self.leaf_grads, strict=True):
             leaf.grad = None if own is None else own.as_tensor(tape, storages[own.row])
-        return self.of_input.as_tensor(tape, storages[self.of_input.row])
+        return self.input_grad.as_tensor(tape, storages[self.input_grad.row])
 
 
 class CheckpointedLayers:
@@ -108,7 +108,7 @@ class CheckpointedLayers:
         self._alike: dict[Hashable, EqualLayers] = {}
 
     @classmethod
-    def of(cls, context: Context) -> CheckpointedLayers | None:
+    def from_context(cls, context: Context) -> CheckpointedLayers | None:
         """Return the layers of a checkpointed pass, or None if each is interpreted.
 
         That is so if there are few, or if they depend on more than their inputs and what all of them receive. Liger's

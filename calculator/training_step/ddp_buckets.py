@@ -56,15 +56,15 @@ def ddp_buckets(prepared: PreparedModel, tensors: Sequence[ResidentTensor], run:
 def _ready(prepared: PreparedModel, run: Run | None) -> list[_Key]:
     """Return the parameters in the order in which their gradients are ready."""
     if run is not None:
-        return _in_order(run.tape, run.repetition)
+        return _marked_parameters(run.tape, run.repetition)
     context = training_context(prepared)
     micro_batch(context)
-    order = _in_order(context.tape, context.repetition)
+    order = _marked_parameters(context.tape, context.repetition)
     context.drop_graph()
     return order
 
 
-def _in_order(tape: Tape, layers: Repetition) -> list[_Key]:
+def _marked_parameters(tape: Tape, layers: Repetition) -> list[_Key]:
     """Return the parameters whose gradients a tape marks, including those of layers that are not interpreted."""
     by_position = {at: [parameter_of(label) for label in labels] for at, labels in _by_position(tape).items()}
     in_layers = {at: [name for name, own in marks if own is None and "*" in name] for at, marks in by_position.items()}
@@ -97,7 +97,7 @@ def _by_position(tape: Tape) -> dict[int, list[str]]:
 def _backward_places(layers: Repetition) -> Iterator[tuple[int, int | None]]:
     """Yield the positions of a backward pass in order, and the number of the layer at each.
 
-    A position comes as often as it represents layers.
+    A position is yielded once for each layer that it represents.
     """
     count, period = len(layers.numbers), layers.end - layers.start
     yield count, None

@@ -62,7 +62,7 @@ class DerivedRollout(NamedTuple):
     allocated: int
 
     @classmethod
-    def of(cls, run: Run, prepared: PreparedModel, batch: GenerationBatch) -> DerivedRollout | None:
+    def from_run(cls, run: Run, prepared: PreparedModel, batch: GenerationBatch) -> DerivedRollout | None:
         """Return the passes from the run of a micro-batch, or None if it does not determine them."""
         rows, completion, trained = int(batch.rows), int(batch.completion), int(prepared.training.micro_batch_size)
         # A single sequence is a matrix.
@@ -72,7 +72,7 @@ class DerivedRollout(NamedTuple):
             return None  # tensors of one size may have several formulas
         copies = run.copies
         if copies.generated is None:
-            copies.generated = _Decoder.of(run, run.decoder, prepared) or ()
+            copies.generated = _Decoder.from_run(run, run.decoder, prepared) or ()
         if not copies.generated:
             return None
         values = run.storages.digits.values_by_index if run.storages.digits is not None else ()
@@ -107,7 +107,7 @@ class _Decoder(NamedTuple):
     keeps_input: bool
 
     @classmethod
-    def of(cls, run: Run, decoder: TrainedDecoder, prepared: PreparedModel) -> _Decoder | None:
+    def from_run(cls, run: Run, decoder: TrainedDecoder, prepared: PreparedModel) -> _Decoder | None:
         """Read the events and the rows of a run, or return None if they do not determine a pass."""
         copies, cached, lifetimes = run.copies, decoder.cached, run.copies.lifetimes
         start, after, end = copies.marks["layer 0 forward"], copies.marks["layer 1 forward"], decoder.end
@@ -228,7 +228,7 @@ class _Rows:
     def __init__(self, run: Run, prepared: PreparedModel, input_row: int) -> None:
         """Read the numbers of sequences and of tokens of a layer's input."""
         training, self._run = prepared.training, run
-        self._batch = run.storages.traced(run.copies.kinds.of_row[input_row])[1][:2]
+        self._batch = run.storages.traced(run.copies.kinds.kind_of_row[input_row])[1][:2]
         self._gives_positions = forward_of(prepared.model).takes_positions
         #: The numbers of tokens of a micro-batch, which a dimension without a name for them may have too.
         self._sizes = {+training.sequence_length, +training.micro_batch_size * +training.sequence_length}
@@ -236,7 +236,7 @@ class _Rows:
 
     def formula_before(self, row: int) -> Formula | None:
         """Return the formula of a row that is allocated before the layers. A caller that gives positions makes them."""
-        name, shape, dtype, _, _ = self._run.storages.traced(self._run.copies.kinds.of_row[row])
+        name, shape, dtype, _, _ = self._run.storages.traced(self._run.copies.kinds.kind_of_row[row])
         return _NOTHING if self._gives_positions and name.endswith(_POSITIONS) else self._formula(shape, dtype)
 
     def formulas_by_size(self, rows: range) -> dict[int, Formula] | None:
@@ -247,7 +247,7 @@ class _Rows:
         kinds, traced, (batch, length) = self._run.copies.kinds, self._run.storages.traced, self._batch
         size_of = kinds.size_of
         formulas: dict[int, Formula] = {}
-        for kind in {*kinds.of_row[rows.start : rows.stop]}:
+        for kind in {*kinds.kind_of_row[rows.start : rows.stop]}:
             _, shape, dtype, _, _ = traced(kind)
             number = size_of[kind]
             known = formulas.get(number, _NOTHING)
@@ -263,7 +263,7 @@ class _Rows:
 
         One is the output of attention. If there are others, they may have all tokens that are attended to.
         """
-        kind_of_row, traced = self._run.copies.kinds.of_row, self._run.storages.traced
+        kind_of_row, traced = self._run.copies.kinds.kind_of_row, self._run.storages.traced
         return sum([len(traced(kind_of_row[row])[1]) > 3 for row in rows])
 
     def _formula(self, shape: Shape, dtype: DType) -> Formula | None:
@@ -300,14 +300,14 @@ def _is_named(dim: int, name: str) -> bool:
 class _Passes:
     """The passes of `generate` over a number of sequences, after a number of tokens of each."""
 
-    __slots__ = ("_decoder", "_forward", "_layers", "_of_scores", "_prompt", "_rows", "_values")
+    __slots__ = ("_decoder", "_forward", "_layers", "_prompt", "_rows", "_score_bytes", "_values")
 
     def __init__(self, decoder: _Decoder, values: Sequence[int], model: Model, rows: int, prompt: int) -> None:
         self._decoder, self._values, self._forward = decoder, values, forward_of(model)
         self._rows, self._prompt = rows, prompt
         self._layers = len(model.layers)
         #: The bytes of a score for each token that may come next.
-        self._of_scores = rounded(rows * +model.output.out_features * ITEMSIZE["float32"])
+        self._score_bytes = rounded(rows * +model.output.out_features * ITEMSIZE["float32"])
 
     def derived(self, completion: int) -> DerivedRollout | None:
         """Return the passes that generate a number of tokens, or None if a layer does not have the peak of each."""
@@ -354,7 +354,7 @@ class _Passes:
             size += self._token_bytes(self._prompt * positions)
         if not past:
             return size
-        size += self._token_bytes(past + 1) + one_token + 2 * self._of_scores
+        size += self._token_bytes(past + 1) + one_token + 2 * self._score_bytes
         if positions:
             size += self._token_bytes((past + 1) * positions) + self._token_bytes(tokens * positions)
         return size
@@ -362,7 +362,7 @@ class _Passes:
     def _choice_bytes(self, tokens: int) -> int:
         """Return an upper bound on the bytes that the head and the sampling of a token add."""
         ids_bytes = self._token_bytes((tokens + 1) * self._forward.positions_of_token)
-        return _OF_SCORES * self._of_scores + _OF_TOKENS * ids_bytes + _SMALL * ALLOCATION_ROUNDING
+        return _OF_SCORES * self._score_bytes + _OF_TOKENS * ids_bytes + _SMALL * ALLOCATION_ROUNDING
 
     def _token_bytes(self, count: int) -> int:
         """Return the bytes of an int64 tensor with `count` numbers for each sequence."""

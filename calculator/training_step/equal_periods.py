@@ -62,7 +62,7 @@ class EqualPeriods(Periods):
         if not all(_end_alike(row, partners[row], around, first_partners, code_partners) for row in own):
             return None
         shared = {row: partners[row] for row in own if row not in code_partners and (row in around or ~row in around)}
-        if shared and not all(_adjoin(events, shared) for events in outside):
+        if shared and not all(_are_adjacent(events, shared) for events in outside):
             return None
         kinds, others = ([rows[row] for row in members] for members in zip(*partners.items(), *outer, strict=True))
         if kinds != others:
@@ -148,7 +148,7 @@ def _end_alike(
     return ~row in around if row in code_partners else (~row in around) == (~other in around)
 
 
-def _adjoin(events: Sequence[int], partners: dict[int, int]) -> bool:
+def _are_adjacent(events: Sequence[int], partners: dict[int, int]) -> bool:
     """Return whether events of rows of the second period come right before or after those of the third one.
 
     Then it is certain where those of the periods between them come.

@@ -151,16 +151,16 @@ class FirstLayer:
         forward, backward = copies.windows
         ends = copies.lifetimes.ends
         excluded = self.unsaved | {self.interpreted_output_row}
-        windows = [_at(forward.start)]
-        gained = [copies.of([row for row in copies.surviving[0] if row not in excluded])]
+        windows = [_window_at(forward.start)]
+        gained = [copies.count_kinds([row for row in copies.surviving[0] if row not in excluded])]
         freed_elsewhere = max(forward.start, ends[self.input_row] + 1)
         if ends[self.output_row] >= backward.start > freed_elsewhere and self.output_row not in self.unsaved:
-            windows.append(_at(freed_elsewhere))
-            gained.append(copies.of((self.input_row,)))
+            windows.append(_window_at(freed_elsewhere))
+            gained.append(copies.count_kinds((self.input_row,)))
         after = {**copies.net}
         for counts in gained:
             add(after, counts, -1)
-        return Additions(windows=(*windows, _at(copies.marks["end"])), gained=[*gained, after])
+        return Additions(windows=(*windows, _window_at(copies.marks["end"])), gained=[*gained, after])
 
     def is_regular(self, copies: Copies) -> bool:
         """Return whether its tensors live as long as those of other layers, as far as sizes do not decide that."""
@@ -200,5 +200,5 @@ def _by_row(saved: list[Sequence[Any]]) -> dict[int, Tensor]:
     return {tensor.storage.row: tensor for tensors in saved for tensor in tensors if tensor.storage is not None}
 
 
-def _at(position: int) -> Window:
+def _window_at(position: int) -> Window:
     return Window(before=position, start=position, end=position, copies=1)

@@ -45,7 +45,7 @@ def is_before_peak(recording: Recording) -> bool:
     return not peak.repeats[1]
 
 
-def least_counts(copies: Copies) -> list[CountChange]:
+def smallest_counts(copies: Copies) -> list[CountChange]:
     """Return changes to the counts of such a step with which its first layer's backward pass has no storage."""
     backward = copies.windows[1]
     gained = [(size, count) for size, count in copies.sizes[1].items() if count > 0]
@@ -61,11 +61,11 @@ def counts(copies: Copies, equal: EqualSizes) -> list[tuple[int, int]]:
     least as many storages of it, or if the count is largest at the end of the step, with all gradients. `equal` has the
     first number of each size.
     """
-    known = copies.of_first_layer.get(equal)
+    known = copies.first_layer_counts.get(equal)
     if known is None:
-        if len(copies.of_first_layer) >= MAX_COUNTS:
-            copies.of_first_layer.clear()
-        known = copies.of_first_layer[equal] = [*_counted(copies, equal)]
+        if len(copies.first_layer_counts) >= MAX_COUNTS:
+            copies.first_layer_counts.clear()
+        known = copies.first_layer_counts[equal] = [*_counted(copies, equal)]
     return known
 
 

@@ -90,7 +90,7 @@ class FirstPeriod:
         `out` is the output of the second period.
         """
         known, rows = self._known, context.tape.rows
-        if known is None or known.has_others or out.storage is None or out.storage.row < self._row:
+        if known is None or known.has_unknown_layers or out.storage is None or out.storage.row < self._row:
             context.first_period_differs = True
             return
         rows[self._row] = rows[out.storage.row]

@@ -36,20 +36,20 @@ def is_bounded(prepared: PreparedModel) -> bool:
 
 
 @per_model
-def _attends_alike(model: Model) -> bool:
+def _attends_to_all_tokens(model: Model) -> bool:
     """Return whether each layer attends to all tokens before it, with its own keys and values."""
     layers = model.decoder.layers
     return attention_types(layers) == {"full_attention"} and all(layer.kind.shares != "reuse" for layer in {*layers})
 
 
-def may_generate_alike(prepared: PreparedModel) -> bool:
+def may_derive_generation(prepared: PreparedModel) -> bool:
     """Return whether the passes of `generate` may run the layers of the trained pass on other sizes."""
     training, method, model = prepared.training, prepared.method, prepared.model
     if not prepared.trainer.facts.generates or training.use_vllm or training.attention != "sdpa":
         return False
     if method.quantizes_base or prepared.sequences_per_row != 1 or len(model.stacks) != 1:
         return False
-    if not _attends_alike(model):
+    if not _attends_to_all_tokens(model):
         return False
     output = prepared.module_spec(model.output.name, model.output)
     return not (output.added or output.copied) and is_bounded(prepared)

@@ -23,10 +23,10 @@ from calculator.training_step.derived_passes import (
     may_derive_peaks,
 )
 from calculator.training_step.first_period import leave_out
-from calculator.training_step.like_trained_pass import may_generate_alike
+from calculator.training_step.like_trained_pass import may_derive_generation
 from calculator.training_step.repeated_layers import with_repeated_period
 from calculator.training_step.skipped_passes import may_be_skipped
-from calculator.training_step.skipped_references import decides_no_peak, has_known_peak, may_follow
+from calculator.training_step.skipped_references import cannot_be_peak, has_known_peak, may_derive_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,10 +163,12 @@ class ModelPasses:
 
 def _begin_trained(context: Context, prepared: PreparedModel, skipped: SkippedPasses) -> None:
     """Mark where the trained pass begins, if passes before it were skipped, or passes after it may be."""
-    skipped.goes_on = may_follow(context, prepared) and (skipped.needs_peaks or not is_symbolic(context))
-    lists_added = skipped.goes_on or (skipped.needs_peaks and bool(skipped.passes))
+    skipped.traces_later_passes = may_derive_reference(context, prepared) and (
+        skipped.needs_peaks or not is_symbolic(context)
+    )
+    lists_added = skipped.traces_later_passes or (skipped.needs_peaks and bool(skipped.passes))
     derives = skipped.needs_peaks or (lists_added and trainer_of(context.training).compared(prepared) == "model")
-    generates = skipped.needs_peaks and may_generate_alike(prepared)
+    generates = skipped.needs_peaks and may_derive_generation(prepared)
     if (derives and lists_added) or generates:
         is_possible = may_derive_peaks(context, prepared)
         derives, generates = derives and lists_added and is_possible, generates and is_possible
@@ -180,11 +182,11 @@ def _is_skipped(
     if may_be_skipped(context, prepared, compared):
         is_listed = compared != "without adapters" or lists_every_adapter(context)
         return not skipped.needs_peaks or (is_listed and may_derive_peaks(context, prepared))
-    if not reference or compared is None or not skipped.goes_on:
+    if not reference or compared is None or not skipped.traces_later_passes:
         return False
     if skipped.needs_peaks or compared == "model":
         return has_known_peak(context, skipped, compared)
-    return decides_no_peak(context, skipped)
+    return cannot_be_peak(context, skipped)
 
 
 class _Recorded(NamedTuple):

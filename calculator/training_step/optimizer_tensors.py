@@ -51,7 +51,7 @@ def _group_tensors(optimizer: Optimizer) -> Iterator[ResidentTensor]:
 
     Source: accelerate/optimizer.py, AcceleratedOptimizer.__init__; torch/optim/lr_scheduler.py.
     """
-    for name in optimizer.of_groups:
+    for name in optimizer.group_tensors:
         yield new_tensor(name=name, shape=(), dtype="float32", component="activations", count=2)
 
 
@@ -63,7 +63,7 @@ def step_temporaries(
     if updates_in_backward(training):
         return _after_backward(prepared, tensors)
     trainer = prepared.trainer.facts
-    trained = _in_order(prepared, tensors) if optimizer.name in LOOPS else with_gradient(tensors)
+    trained = _ordered_parameters(prepared, tensors) if optimizer.name in LOOPS else with_gradient(tensors)
     separates = training.loraplus_lr_ratio is not None
     parameter_groups = loraplus.groups(model, trained) if separates else groups(trainer, model, trained, prepared.older)
     if optimizer.projects:
@@ -94,7 +94,7 @@ def step_temporaries(
     return max(step_tensors, after, key=total_bytes) if after else step_tensors
 
 
-def _in_order(prepared: PreparedModel, tensors: Sequence[ResidentTensor]) -> list[ResidentTensor]:
+def _ordered_parameters(prepared: PreparedModel, tensors: Sequence[ResidentTensor]) -> list[ResidentTensor]:
     """Return the parameters for a loop over them.
 
     If modules share some of them, each layer's are listed, because the first module alone has what is shared.

@@ -248,13 +248,13 @@ class Periods:
         return shifted(events, lowest, periods * self.stride)
 
     def _forward(self, n: int) -> tuple[int, int]:
-        return self._between(n, n + 1, "forward")
+        return self._span(n, n + 1, "forward")
 
     def _backward(self, n: int) -> tuple[int, int]:
-        return self._between(n + 1, n, "backward")
+        return self._span(n + 1, n, "backward")
 
     def _backward_events(self, n: int) -> list[int]:
         return self.events[slice(*self._backward(n))] if self.has_backward else []
 
-    def _between(self, n: int, m: int, phase: str) -> tuple[int, int]:
+    def _span(self, n: int, m: int, phase: str) -> tuple[int, int]:
         return self.marks[f"layer {self.boundaries[n]} {phase}"], self.marks[f"layer {self.boundaries[m]} {phase}"]

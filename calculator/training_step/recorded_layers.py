@@ -82,18 +82,18 @@ class _State(NamedTuple):
 class RecordedLayers:
     """The layers of a pass that have run, by layer class (see `layer_classes`) and input dtype."""
 
-    __slots__ = ("_known", "_layer", "has_others")
+    __slots__ = ("_known", "_layer", "has_unknown_layers")
 
     def __init__(
         self, layer: Callable[[Context, int, Tensor], Tensor], known: dict[Hashable, RecordedLayer | None]
     ) -> None:
         self._layer = layer
         #: Whether a layer has run that cannot be recorded again.
-        self.has_others = False
+        self.has_unknown_layers = False
         self._known = known
 
     @classmethod
-    def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> RecordedLayers | None:
+    def from_context(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> RecordedLayers | None:
         """Return the known layers of a pass, or None if its layers cannot be recorded again.
 
         That is so if the pass has a graph, or if its layers depend on more than their inputs (see `can_be_recorded`).
@@ -106,19 +106,19 @@ class RecordedLayers:
     def run(self, context: Context, position: int, x: Tensor) -> Tensor:
         """Run the layer at a position, or record its events again. Return its output."""
         if not _may_be_recorded(x):
-            self.has_others = True
+            self.has_unknown_layers = True
             return self._layer(context, position, x)
         key = context.classes[context.repetition.numbers[position]], x.dtype, x.merged
         known, tape = self._known.get(key), context.tape
         if known is not None and (known.trains is None or known.trains == tape.trains):
             return record_again(context, known)
         if key in self._known and known is None:
-            self.has_others = True
+            self.has_unknown_layers = True
             return self._layer(context, position, x)
         state, tape.reads_trains = state_of(context), False
         out = self._layer(context, position, x)
         self._known[key] = recorded(context, state, out)
-        self.has_others = self.has_others or self._known[key] is None
+        self.has_unknown_layers = self.has_unknown_layers or self._known[key] is None
         return out
 
 
@@ -219,10 +219,10 @@ def recorded(context: Context, state: _State, out: Tensor, *, has_graph: bool = 
         events=events,
         pairs=pairs,
         before=before,
-        output=_left(out),
-        kept=[[*map(_left, entry)] for entry in kept],
-        windows=[*map(_left, windows)],
-        copies=[*map(_left, copies)],
+        output=_describe(out),
+        kept=[[*map(_describe, entry)] for entry in kept],
+        windows=[*map(_describe, windows)],
+        copies=[*map(_describe, copies)],
         component=tape.component,
         trains=tape.trains if tape.reads_trains else None,
     )
@@ -256,7 +256,7 @@ def record_again(context: Context, known: RecordedLayer) -> Tensor:
         tape.events += [event + ahead if event >= 0 else event - ahead for event in known.events]
     storages: dict[int, Storage] = {}
 
-    def made(left: _Left) -> Tensor:
+    def rebuild(left: _Left) -> Tensor:
         storage = storages.get(left.row)
         if storage is None:
             storage = storages[left.row] = Storage.from_row(left.row + ahead, tape.events)
@@ -265,11 +265,11 @@ def record_again(context: Context, known: RecordedLayer) -> Tensor:
         return tensor
 
     if cache is not None:
-        cache.kept += [tuple(map(made, entry)) for entry in known.kept]
-        cache.windows += map(made, known.windows)
+        cache.kept += [tuple(map(rebuild, entry)) for entry in known.kept]
+        cache.windows += map(rebuild, known.windows)
     if tape.autocast is not None:
-        tape.autocast.copies.update({object(): made(left) for left in known.copies})
-    return made(known.output)
+        tape.autocast.copies.update({object(): rebuild(left) for left in known.copies})
+    return rebuild(known.output)
 
 
 def _counted_to(own: ComponentName, known: RecordedLayer) -> Iterator[Allocation]:
@@ -298,6 +298,6 @@ def _rows(pair: Iterable[Tensor | None]) -> Iterator[int]:
             yield tensor.storage.row
 
 
-def _left(tensor: Tensor) -> _Left:
+def _describe(tensor: Tensor) -> _Left:
     assert tensor.storage is not None
     return _Left(tensor.storage.row, tensor.shape, tensor.dtype, tensor.merged)

@@ -44,7 +44,7 @@ def counts(step: TrainingStep) -> dict[int, int]:
     """Return the peak number of storages of each size in such passes of a step."""
     prepared, count_by_size = step.resident.prepared, dict[int, int]()
     for run, places, carried in _runs(step):
-        own = _own(prepared if run is step.run else prepared.first_micro_batch)
+        own = _own_counts(prepared if run is step.run else prepared.first_micro_batch)
         alive = Counter(_alive(run, places, carried))
         count_by_size = maximum(count_by_size, Counter(own) + alive)
     return count_by_size
@@ -92,7 +92,7 @@ def _bounds(run: Run, places: Sequence[int], counts: Mapping[int, int], carried:
 def _alive(run: Run, places: Sequence[int], carried: Mapping[int, int]) -> dict[int, int]:
     """Return the largest number of storages of each size in bytes that are alive before one of the passes."""
     copies, sizes = run.copies, run.storages.sizes
-    alive = copies.kinds.by_size(copies.of(copies.lifetimes.alive(places[0])))
+    alive = copies.kinds.by_size(copies.count_kinds(copies.lifetimes.alive(places[0])))
     for window, gained in zip(copies.windows, copies.sizes, strict=True):
         for size, count in gained.items() if window.end <= places[0] else ():
             alive[size] = alive.get(size, 0) + count * window.copies
@@ -121,7 +121,7 @@ def _by_bytes(sizes: Sequence[int], counts: Mapping[int, int]) -> dict[int, int]
 
 def _allocated_by_base(run: Run, start: int, end: int) -> dict[int, int]:
     """Return the number of storages of each size that the base model allocates between two positions."""
-    size_of, kind_of_row = run.copies.kinds.size_of, run.copies.kinds.of_row
+    size_of, kind_of_row = run.copies.kinds.size_of, run.copies.kinds.kind_of_row
     rows = run.copies.lifetimes.allocated(start, end)
     allocated = Counter(map(size_of.__getitem__, kind_of_row[rows.start : rows.stop]))
     adapter_counts = Counter(map(size_of.__getitem__, map(kind_of_row.__getitem__, _adapter_rows(run))))
@@ -154,7 +154,7 @@ def _most_of_base(run: Run, start: int, end: int, sizes: set[int]) -> dict[int, 
 
 
 @without_frame_snapshots
-def _own(prepared: PreparedModel) -> dict[int, int]:
+def _own_counts(prepared: PreparedModel) -> dict[int, int]:
     """Return the peak number of storages of each size that a pass without adapters allocates itself."""
     context = training_context(prepared)
     trainer = trainer_of(context.training)

@@ -182,13 +182,13 @@ class Rollout:
         return {layer.kind.attention for stack in self.prepared.model.stacks for layer, _ in stack.distinct}
 
     @property
-    def decodes_alike(self) -> bool:
+    def decodes_equally(self) -> bool:
         """Whether the passes of the second and of the last token run the same operations."""
         slides = "sliding_attention" in self.attention_types
         return self.batch.completion > 2 and self.fills_cache and not slides and self.hooks("later token") is NO_HOOKS
 
     @property
-    def prompts_decode_alike(self) -> bool:
+    def prompts_decode_equally(self) -> bool:
         """Whether the pass of the prompts runs the same operations too, if no size changes them.
 
         Each layer appends a pair of keys and values to the cache, and no mask or tensor depends on what is cached.
@@ -199,7 +199,7 @@ class Rollout:
         kinds = [layer.kind for layer, _ in prepared.model.decoder.distinct]
         if any(kind.attention not in {"full_attention", "mlp"} or kind.shares == "reuse" for kind in kinds):
             return False
-        return self.decodes_alike and not forward_of(prepared.model).changes_positions
+        return self.decodes_equally and not forward_of(prepared.model).changes_positions
 
     def hooks(self, which: PassOf) -> Hooks:
         """Return the hooks of a sharding in a pass."""
@@ -226,9 +226,9 @@ class Rollout:
     @without_frame_snapshots
     def later(self, past: SymInt, length: SymInt) -> RolloutPass:
         """Return the pass of one or more tokens after `past` ones, without a pass of the prompts before it."""
-        return self._unless_periods_differ(partial(self._later, past, length))
+        return self._unless_periods_differ(partial(self._later_pass, past, length))
 
-    def _later(self, past: SymInt, length: SymInt) -> RolloutPass | None:
+    def _later_pass(self, past: SymInt, length: SymInt) -> RolloutPass | None:
         context = self._context("later token", past.shape_env)
         loop = self.loop(context)
         context.past, context.length = past, length

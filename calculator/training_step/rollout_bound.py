@@ -91,14 +91,14 @@ class RolloutBound:
         self._quick = self._lower = None
 
     @classmethod
-    def of(cls, run: Run, prepared: PreparedModel, prompt: int) -> RolloutBound | None:
+    def from_run(cls, run: Run, prepared: PreparedModel, prompt: int) -> RolloutBound | None:
         """Return the bound from the run of a micro-batch, or None if there is none.
 
         Runs that share their copies differ in sizes alone.
         """
         copies = run.copies
         if copies.pass_blocks is None:
-            copies.pass_blocks = PassBlocks.of(run, prepared) or ()
+            copies.pass_blocks = PassBlocks.from_run(run, prepared) or ()
         return cls(copies.pass_blocks, run, prepared.training, prompt) if copies.pass_blocks else None
 
     @property
@@ -153,7 +153,7 @@ class PassBlocks:
         self._cached: list[Blocks] = []
 
     @classmethod
-    def of(cls, run: Run, prepared: PreparedModel) -> PassBlocks | None:
+    def from_run(cls, run: Run, prepared: PreparedModel) -> PassBlocks | None:
         """Return the blocks, or None if it is not certain that they are all."""
         widths = prepared.model.cached_widths
         if widths is None or run.copies.kinds.formulas == () or not is_bounded(prepared):
@@ -164,7 +164,7 @@ class PassBlocks:
         """Return the blocks of the forward pass, which are read from the run of a micro-batch."""
         if self._forward is None:
             heads = {self._head_dim, *chain.from_iterable([pair for pair, _ in self._widths])}
-            self._forward = ForwardBlocks.of(run.copies, run.storages, (batch.rows, batch.length), heads)
+            self._forward = ForwardBlocks.from_run(run.copies, run.storages, (batch.rows, batch.length), heads)
             self._cached = self._cached_with(self._forward)
         return self._forward
 
@@ -220,9 +220,9 @@ class PassBlocks:
 
         Queries, keys and values of sdpa have one dtype, which is that of heads if rotation makes tensors of these.
         """
-        is_known = self._is_sdpa and not forward.of_heads.isdisjoint(FLOATS)
+        is_known = self._is_sdpa and not forward.head_dtypes.isdisjoint(FLOATS)
         in_float32 = frozenset[int]() if is_known else forward.float32
-        itemsize = 4 if self._is_float32 or "float32" in forward.of_heads else 2
+        itemsize = 4 if self._is_float32 or "float32" in forward.head_dtypes else 2
         return [
             (width * (4 if width in in_float32 else itemsize), count + 1)
             for pair, count in self._widths

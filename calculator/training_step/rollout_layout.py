@@ -37,7 +37,7 @@ class CopiedLayers(NamedTuple):
     is_simple: bool
 
     @classmethod
-    def of(cls, ran: RolloutPass, names: Sequence[str], sizes: Sequence[int]) -> CopiedLayers:
+    def from_pass(cls, ran: RolloutPass, names: Sequence[str], sizes: Sequence[int]) -> CopiedLayers:
         """Read the events of a pass. `names` and `sizes` are those of its rows."""
         if not ran.interpretation.no_grad:
             return cls(None, {}, (), is_simple=True)
@@ -61,7 +61,7 @@ class CopiedLayers(NamedTuple):
         return sum([(size if values is None else values[size]) * count for size, count in self.growth.items()])
 
     @property
-    def gained(self) -> list[tuple[int, int]]:
+    def added_storages(self) -> list[tuple[int, int]]:
         """The storages that all copies together add, by size."""
         copies = 0 if self.window is None else self.window.copies
         return [(size, copies * count) for size, count in self.growth.items() if count > 0]
@@ -113,9 +113,9 @@ class RolloutLayout:
         self._runs = 0
 
     @classmethod
-    def of(cls, ran: RolloutPass, names: Sequence[str], sizes: Sequence[int]) -> RolloutLayout:
+    def from_pass(cls, ran: RolloutPass, names: Sequence[str], sizes: Sequence[int]) -> RolloutLayout:
         """Return the layout of a pass. `names` and `sizes` are those of its rows."""
-        return cls(ran, names, sizes, ran.interpretation.tape.events, CopiedLayers.of(ran, names, sizes))
+        return cls(ran, names, sizes, ran.interpretation.tape.events, CopiedLayers.from_pass(ran, names, sizes))
 
     def prompts_layout(self, none: int) -> RolloutLayout:
         """Return the layout of the pass of the prompts, which has no tensors of earlier passes.
@@ -135,7 +135,7 @@ class RolloutLayout:
     def sized(self, values: Sequence[int] | None, measured: Callable[[], PassPeak]) -> StepPass:
         """Return the pass with sizes of these values; `measured` records all of it."""
         if not self._copied.is_simple:
-            return StepPass.of(measured())
+            return StepPass.from_peak(measured())
         copied, start, changes = self._copied, self.ran.start, self._changes(values)
         moment = peak_after(start, sum(changes[:start]), changes[start:], copied.window, copied.bytes(values))
         self._runs += 1
@@ -160,7 +160,9 @@ class RolloutLayout:
         """Return the number of sizes and the bytes of the bound (see `StepPass`), which are higher without a limit."""
         if limit is None and self._runs == 1:
             sizes = self.sizes if values is None else map(values.__getitem__, self.sizes)
-            added = sum([(size if values is None else values[size]) * count for size, count in self._copied.gained])
+            added = sum(
+                [(size if values is None else values[size]) * count for size, count in self._copied.added_storages]
+            )
             return len(self.sizes if values is None else values), sum(sizes) + added
         counts = self._blocks.values()
         block_bytes = [*self._blocks] if values is None else [*map(values.__getitem__, self._blocks)]
@@ -195,7 +197,7 @@ class RolloutLayout:
             for freed in layer_counts:
                 blocks.subtract(freed)
             blocks.update({size: max(freed[size] for freed in layer_counts) for size in {*chain(*layer_counts)}})
-        for size, count in self._copied.gained:
+        for size, count in self._copied.added_storages:
             blocks[size] += count
         return blocks
 

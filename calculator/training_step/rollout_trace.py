@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def rolled_out_in_step(prepared: PreparedModel) -> tuple[StepPass, ...]:
     """Return the passes of `generate` in a step: those of the prompts, of the second token and of the last one."""
-    return RolloutTrace(None, prepared).with_sizes(()) or tuple(map(StepPass.of, rolled_out(prepared)))
+    return RolloutTrace(None, prepared).with_sizes(()) or tuple(map(StepPass.from_peak, rolled_out(prepared)))
 
 
 class RolloutTrace:
@@ -43,9 +43,9 @@ class RolloutTrace:
         "_grows",
         "_is_symbolic",
         "_last",
-        "_of_prompts",
-        "_of_second",
         "_prepared",
+        "_prompt_aliases",
+        "_second_aliases",
         "_shape_env",
         "_traced_prompts",
     )
@@ -61,8 +61,8 @@ class RolloutTrace:
         self._last: _SymbolicPass | None = None
         #: What differs in the pass of the second token, and in that of the prompts if the last one stands for it: the
         #: index of the source for that of each alias.
-        self._of_second: dict[int, int] = {}
-        self._of_prompts: dict[int, int] = {}
+        self._second_aliases: dict[int, int] = {}
+        self._prompt_aliases: dict[int, int] = {}
         #: Whether no size is smaller in the last pass than in that of the second token.
         self._grows = False
         #: The pass of the prompts by itself, once it has been read.
@@ -74,13 +74,13 @@ class RolloutTrace:
             shape_env.eliminate_dead_code(index for step_pass in passes for index in step_pass.outputs)
 
     def _trace(self, rollout: Rollout) -> None:
-        if not rollout.decodes_alike:
+        if not rollout.decodes_equally:
             self._alone = [*map(self._by_itself, rollout.passes())]
             return
         env = self._shape_env
         past, prompt = env.alias(rollout.last_past), env.index(rollout.batch.prompt)
-        self._of_second = {past.index: prompt}
-        if not rollout.prompts_decode_alike:
+        self._second_aliases = {past.index: prompt}
+        if not rollout.prompts_decode_equally:
             prefill = rollout.prefill()
             self._alone = [self._by_itself(prefill)]
             self._last = _SymbolicPass(rollout.decode(past, prefill, first=False), env)
@@ -88,8 +88,8 @@ class RolloutTrace:
         length = env.alias(ONE)
         self._last = _SymbolicPass(rollout.later(past, length), env)
         self._grows = env.only_grows(past.index)
-        self._of_prompts = {past.index: env.index(0), length.index: prompt}
-        if env.with_aliases(env.values, self._of_prompts) is None:
+        self._prompt_aliases = {past.index: env.index(0), length.index: prompt}
+        if env.with_aliases(env.values, self._prompt_aliases) is None:
             self._alone = [self._by_itself(rollout.prefill())]
 
     def _by_itself(self, ran: RolloutPass) -> _Pass | _SymbolicPass:
@@ -103,16 +103,16 @@ class RolloutTrace:
             return None
         if last is None:
             return tuple([step_pass.with_values(values) for step_pass in self._alone])
-        prompt_values = values if self._alone else env.with_aliases(values, self._of_prompts)
+        prompt_values = values if self._alone else env.with_aliases(values, self._prompt_aliases)
         if prompt_values is None:
             return None
         first = [step_pass.with_values(values) for step_pass in self._alone]
         first = first or [last.prompts_pass(prompt_values, partial(self._prompts, sizes))]
-        ((past, prompt),) = self._of_second.items()
+        ((past, prompt),) = self._second_aliases.items()
         if self._grows and last.has_more(values, values[past] - values[prompt]):
             second = Deferred(partial(self._second, values))
             return *first, last.with_values(values)._replace(smaller=second)
-        second_values = env.with_aliases(values, self._of_second)
+        second_values = env.with_aliases(values, self._second_aliases)
         if second_values is None:
             return None
         passes = *first, last.with_values(second_values), last.with_values(values)
@@ -120,7 +120,7 @@ class RolloutTrace:
         return passes if passes[-2].moment.bytes < passes[-1].moment.bytes else None
 
     def _second(self, values: Sequence[int]) -> StepPass:
-        second_values = self._shape_env.with_aliases(self._shape_env.extended(values), self._of_second)
+        second_values = self._shape_env.with_aliases(self._shape_env.extended(values), self._second_aliases)
         assert self._last is not None
         assert second_values is not None
         return self._last.with_values(second_values)
@@ -172,7 +172,7 @@ class _Pass:
 
     def __init__(self, ran: RolloutPass) -> None:
         names, _, _, _, sizes = zip(*ran.interpretation.tape.rows, strict=True)
-        self._layout = RolloutLayout.of(ran, names, sizes)
+        self._layout = RolloutLayout.from_pass(ran, names, sizes)
 
     def with_values(self, values: Sequence[int]) -> StepPass:  # noqa: ARG002  none are symbolic
         """Return the pass."""
@@ -186,15 +186,15 @@ class _Pass:
 class _SymbolicPass:
     """A pass with symbolic sizes."""
 
-    __slots__ = ("_bytes", "_cached", "_layout", "_of_prompts", "_trace", "outputs")
+    __slots__ = ("_bytes", "_cached", "_layout", "_prompt_aliases", "_trace", "outputs")
 
     def __init__(self, ran: RolloutPass, shape_env: ShapeEnv) -> None:
         """Read the numbers of a pass's sizes. Its shapes are numbered when they are read."""
         assert isinstance(ran.sizes, EvaluatedSizes)
         rows, self._bytes = ran.interpretation.tape.rows, ran.sizes
         names, _, _, _, numbers = zip(*rows, strict=True)
-        self._layout = RolloutLayout.of(ran, names, numbers)
-        self._of_prompts: RolloutLayout | None = None
+        self._layout = RolloutLayout.from_pass(ran, names, numbers)
+        self._prompt_aliases: RolloutLayout | None = None
         #: The shape and dtype of the keys of earlier tokens.
         self._cached = rows[ran.earlier.start][1:3]
         self.outputs: Iterable[int] = self._bytes.indices
@@ -215,9 +215,9 @@ class _SymbolicPass:
 
     def prompts_pass(self, values: Sequence[int], measured: Callable[[], PassPeak]) -> StepPass:
         """Return the pass of the prompts, which this pass stands for. `measured` interprets the pass itself."""
-        if self._of_prompts is None:
-            self._of_prompts = self._layout.prompts_layout(0)
-        return self._of_prompts.sized(self._bytes.with_values(values), measured)
+        if self._prompt_aliases is None:
+            self._prompt_aliases = self._layout.prompts_layout(0)
+        return self._prompt_aliases.sized(self._bytes.with_values(values), measured)
 
     def _measured(self, values: Sequence[int]) -> PassPeak:
         trace = self._trace()

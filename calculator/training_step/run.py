@@ -113,11 +113,13 @@ class Run(NamedTuple):
         """
         left = self.copies.left_after(self.copies.marks["forward"])
         outliving = [row for label, row in self.tape.marked_rows.items() if label.startswith(OUTLIVES)]
-        return dict(Counter(left) - Counter(self.copies.of(outliving))) if outliving else left
+        return dict(Counter(left) - Counter(self.copies.count_kinds(outliving))) if outliving else left
 
     def left_until_backward(self) -> dict[int, int]:
         """Return the storages that the hooks of offloaded tensors leave until the next backward pass begins."""
-        return self.copies.of([row for label, row in self.tape.marked_rows.items() if label.startswith(CARRIED)])
+        return self.copies.count_kinds(
+            [row for label, row in self.tape.marked_rows.items() if label.startswith(CARRIED)]
+        )
 
     def recorded(self) -> Recording:
         """Return the recording, in which the copies of layers are counted."""

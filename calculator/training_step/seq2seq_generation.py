@@ -140,7 +140,7 @@ class Seq2SeqGeneration:
             target, source = [], []
         before = [[_cached(context, (*shape[:2], past, shape[3]), dtype) for shape, dtype in pair] for pair in target]
         encoder_pairs = [tuple(_cached(context, shape, dtype) for shape, dtype in pair) for pair in source]
-        return Cache(before, windowed=False, component="kv_cache", of_encoder=encoder_pairs)
+        return Cache(before, windowed=False, component="kv_cache", encoder_pairs=encoder_pairs)
 
     @staticmethod
     def _logits(context: Context, ids: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class SizeCache(Generic[Result]):
         #: The traces. The one that gave the last result comes first.
         self.traces: list[Traced[Result]] = []
 
-    def of(
+    def result(
         self,
         prepared: PreparedModel,
         plain: Callable[[PreparedModel], Result],

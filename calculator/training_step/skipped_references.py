@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import Compared
 
 
-def may_follow(context: Context, prepared: PreparedModel) -> bool:
+def may_derive_reference(context: Context, prepared: PreparedModel) -> bool:
     """Return whether passes after the trained pass may be skipped, if their peaks are derived or bounded.
 
     `context` is that of the trained pass, before it begins.
@@ -64,13 +64,13 @@ def has_known_peak(context: Context, skipped: SkippedPasses, compared: Compared)
     return skipped.pass_peaks[compared] is not None
 
 
-def decides_no_peak(context: Context, skipped: SkippedPasses) -> bool:
+def cannot_be_peak(context: Context, skipped: SkippedPasses) -> bool:
     """Return whether the live bytes of a pass that would run now stay below the peak of the trained pass."""
     tape, added = context.tape, skipped.added
     if added is None or tape.loops:
         return False
     if skipped.room is None:
-        skipped.room = _room(context, skipped.start, added)
+        skipped.room = _headroom(context, skipped.start, added)
     else:
         rows = tape.rows
         changes = [rows[event][4] if event >= 0 else -rows[~event][4] for event in tape.events[skipped.compared_at :]]
@@ -79,7 +79,7 @@ def decides_no_peak(context: Context, skipped: SkippedPasses) -> bool:
     return skipped.room > 0
 
 
-def _room(context: Context, start: int, added: Sequence[AddedRows]) -> int:
+def _headroom(context: Context, start: int, added: Sequence[AddedRows]) -> int:
     """Return by how many bytes a pass without adapters that would run now is below the peak of the trained pass.
 
     The trained pass began after `start` events. Bytes that are alive in both, such as those of copies, do not count.

@@ -125,7 +125,7 @@ class TrainingStep:
         return offloaded_bytes(prepared) if prepared.offloads_activations else None
 
     @property
-    def whole(self) -> TrainingStep:
+    def with_every_layer(self) -> TrainingStep:
         """The same step with figures of the first layer and the peak of every pass."""
         if self._is_read_whole or (self.last.has_first_layer and not self.skips_passes):
             return self
@@ -157,12 +157,12 @@ class TrainingStep:
         if self._passes is None:
             return ()
         prepared = self.resident.prepared
-        return self._passes.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
+        return self._passes.result(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
 
     @cached_property
     def derived_generation(self) -> DerivedRollout | None:
         """The peaks of these passes. None if there are none, or if the trained pass does not determine them."""
-        return None if self._batch is None else DerivedRollout.of(self.run, self.resident.prepared, self._batch)
+        return None if self._batch is None else DerivedRollout.from_run(self.run, self.resident.prepared, self._batch)
 
     @property
     def generation_peaks(self) -> Sequence[int]:
@@ -176,7 +176,7 @@ class TrainingStep:
         """The upper bounds on the passes of `generate`. None without such passes, or if no bound is certain or used."""
         if self._batch is None or self._is_read_whole:
             return None
-        return RolloutBound.of(self.run, self.resident.prepared, self._batch.prompt)
+        return RolloutBound.from_run(self.run, self.resident.prepared, self._batch.prompt)
 
     def every_peak(self) -> tuple[Peak, ...]:
         """Return the peaks of all phases in order."""
@@ -186,7 +186,7 @@ class TrainingStep:
         """Return the peaks of all phases, of which that of generation may be missing."""
         if not self.generates or peaks[0].phase == "generation":
             return peaks
-        return (self._below(peaks) or self.peak_of_generation(), *peaks)
+        return (self._generation_peak_below(peaks) or self.peak_of_generation(), *peaks)
 
     def deciding_peaks(self) -> tuple[Peak, ...]:
         """Return the peaks of all phases, without that of generation if another one is certain to be higher."""
@@ -200,7 +200,7 @@ class TrainingStep:
                 return peaks
         return self.with_generation(peaks)
 
-    def _below(self, peaks: tuple[Peak, ...]) -> Peak | None:
+    def _generation_peak_below(self, peaks: tuple[Peak, ...]) -> Peak | None:
         """Return the peak of generation if it is derived and below the highest of other peaks.
 
         Its operation and its tensors are not known.

@@ -46,7 +46,7 @@ def step_batches(resident: ResidentState, unrolled: Callable[..., Unrolled] | No
     """
     if resident.flat is not None or resident.partitioned is not None:
         return StepBatches(resident.unrolled.for_step(resident.prepared, lambda: unrolled_step(resident)))
-    prepared, unrolled = resident.prepared, unrolled or resident.unrolled.of
+    prepared, unrolled = resident.prepared, unrolled or resident.unrolled.micro_batch
     steps = prepared.training.gradient_accumulation_steps
     if not resident.differs_before_last:
         first = unrolled(prepared.first_micro_batch)
@@ -56,7 +56,7 @@ def step_batches(resident: ResidentState, unrolled: Callable[..., Unrolled] | No
     first, last = unrolled(prepared.first_micro_batch, reduces=False), unrolled(prepared)
     repeats = min(steps - 2, LATER_MICRO_BATCHES)
     later = unrolled(prepared, reduces=False) if repeats else None
-    whole, windows, known = _taking(last)
+    whole, windows, known = _with_given_gradients(last)
     taking = replace(last, forward=windows, takes=True, known=known)
     own, allocated = (
         [(row, batch.rows[row][0]) for row in rows] for batch, rows in ((last, whole), (first, _gradients(first)))
@@ -84,12 +84,12 @@ def _gradients(first: Unrolled) -> Sequence[int]:
     return gradients
 
 
-def _taking(last: Unrolled) -> tuple[list[int], list[Window], dict[object, object]]:
+def _with_given_gradients(last: Unrolled) -> tuple[list[int], list[Window], dict[object, object]]:
     """Return the rows of whole gradients, the forward windows without these rows, and a cache for these windows."""
     if "taking" not in last.known:
         events = [event for window in last.forward for by in window.shifts for event in _shifted(window, by)]
         whole = [event for event in events if event >= 0 and last.rows[event][3] == "gradients"]
-        last.known["taking"] = whole, [_without({*whole}, window) for window in last.forward], {}
+        last.known["taking"] = whole, [_without_rows({*whole}, window) for window in last.forward], {}
     taking: tuple[list[int], list[Window], dict[object, object]] = last.known["taking"]
     return taking
 
@@ -98,7 +98,7 @@ def _shifted(window: Window, by: int) -> Sequence[int]:
     return shifted(window.events, window.lowest, by)
 
 
-def _without(rows: set[int], window: Window) -> Window:
+def _without_rows(rows: set[int], window: Window) -> Window:
     """Return a window without the allocations of some rows, which include all of its repetitions."""
     own = _shifted(window, window.shifts[0])
     events = [event for event, row in zip(window.events, own, strict=True) if row not in rows]

@@ -31,7 +31,7 @@ class StepPass(NamedTuple):
     smaller: Deferred[StepPass] | None = None
 
     @classmethod
-    def of(cls, peak: PassPeak) -> StepPass:
+    def from_peak(cls, peak: PassPeak) -> StepPass:
         """Return a pass that was recorded."""
         return cls(peak.moment, peak.operation, Deferred(lambda: peak))
 

@@ -69,7 +69,7 @@ class SymbolicTrace:
         layouts = [*zip(self.shape_of, self.dtypes, strict=True)]
         self.sizes, self.size_of = symbols.numbered_sizes(layouts)
         #: Pairs of shapes of kinds with the same name, dtype and component. The kinds are equal if the shapes are.
-        self.meeting = [*self._meeting()]
+        self.meeting = [*self._comparable_shapes()]
         #: What runs share, by the pairs of shapes that are equal, or by all equal shapes if layouts are compared.
         self.known: dict[tuple[object, ...], _Shared] = {}
 
@@ -91,7 +91,7 @@ class SymbolicTrace:
         storages = Storages(shared.copies.kinds, bytes_of, allocation, partial(self._traced, shared), Digits(values))
         return self.interpretation.run_of(shared.copies, storages)
 
-    def _meeting(self) -> Iterator[tuple[int, int]]:
+    def _comparable_shapes(self) -> Iterator[tuple[int, int]]:
         """Yield the pairs of shapes that kinds with the same name, dtype and component have, and that can be equal."""
         keys = [*zip(self.names, self.dtypes, self.components, strict=True)]
         last: dict[object, int] = dict(zip(keys, self.shape_of, strict=True))
@@ -199,7 +199,7 @@ class _Shared(NamedTuple):
 class TraceCache:
     """The runs of requests that differ in sizes alone, for the most recent model and settings."""
 
-    __slots__ = ("_of_first", "_served", "generation", "runs", "settings", "traces_first")
+    __slots__ = ("_first_batch_traces", "_served", "generation", "runs", "settings", "traces_first")
 
     def __init__(self, *, traces_first: bool = False) -> None:
         #: Whether the first request is traced too.
@@ -215,14 +215,14 @@ class TraceCache:
         )
         #: The passes in which the trainer generates completions.
         self.generation: SizeCache[tuple[StepPass, ...]] = SizeCache(traces_first=traces_first)
-        self._of_first: TraceCache | None = None
+        self._first_batch_traces: TraceCache | None = None
 
     @property
     def first_batch_cache(self) -> TraceCache:
         """The runs of the first micro-batches of the same requests, if these differ from the others."""
-        if self._of_first is None:
-            self._of_first = TraceCache(traces_first=self.traces_first)
-        return self._of_first
+        if self._first_batch_traces is None:
+            self._first_batch_traces = TraceCache(traces_first=self.traces_first)
+        return self._first_batch_traces
 
     def run_of(self, prepared: PreparedModel, *, whole: bool, every_pass: bool, reduces: bool = True) -> Run | None:
         """Return the run of a request, or None if no trace's guards hold and the cache is full."""
@@ -246,7 +246,7 @@ class TraceCache:
             shape_env.eliminate_dead_code(trace.outputs)
             return trace
 
-        return self.runs[whole, every_pass, reduces].of(prepared, plain, traced)
+        return self.runs[whole, every_pass, reduces].result(prepared, plain, traced)
 
     def generation_of(self, prepared: PreparedModel) -> SizeCache[tuple[StepPass, ...]]:
         """Return the passes in which the trainer generates, for requests like this one."""

@@ -34,7 +34,7 @@ class UnrolledCache:
         self._by_settings: dict[tuple[object, ...], SizeCache[Unrolled]] = {}
         self._step: _Step | None = None
 
-    def of(self, prepared: PreparedModel, *, reduces: bool = True) -> Unrolled:
+    def micro_batch(self, prepared: PreparedModel, *, reduces: bool = True) -> Unrolled:
         """Return the unrolled micro-batch of a request.
 
         `reduces`: whether it is the last of its step.
@@ -46,7 +46,7 @@ class UnrolledCache:
             cached.clear()
         by_sizes = cached.setdefault(settings, SizeCache(traces_first=self._traces_first))
         plain, traced = partial(unrolled, reduces=reduces), partial(UnrolledTrace, reduces=reduces)
-        return by_sizes.of(prepared, plain, traced) or plain(prepared)
+        return by_sizes.result(prepared, plain, traced) or plain(prepared)
 
     def for_step(self, prepared: PreparedModel, listed: Callable[[], Unrolled]) -> Unrolled:
         """Return the step of a request under ZeRO, which `listed` lists as one micro-batch.
@@ -87,13 +87,13 @@ class UnrolledTrace:
     Its rows have no shapes, because a replay needs none.
     """
 
-    __slots__ = ("_kinds", "_of_row", "_shape_env", "_unrolled")
+    __slots__ = ("_kinds", "_row_numbers", "_shape_env", "_unrolled")
 
     def __init__(self, shape_env: ShapeEnv, prepared: PreparedModel, *, reduces: bool = True) -> None:
         self._shape_env = shape_env
         self._unrolled = unrolled(prepared, reduces=reduces, symbols=SymSizes(shape_env))
         by_identity = {id(row): row for row in self._unrolled.rows}
-        identities, self._of_row = numbered(map(id, self._unrolled.rows))
+        identities, self._row_numbers = numbered(map(id, self._unrolled.rows))
         #: Each kind, with the index of its size. All rows of a kind are one object.
         self._kinds = [by_identity[identity] for identity in identities]
         shape_env.eliminate_dead_code({kind[4] for kind in self._kinds})
@@ -106,7 +106,7 @@ class UnrolledTrace:
         kinds = [(name, (), dtype, component, values[size]) for name, _, dtype, component, size in self._kinds]
         unrolled = self._unrolled
         return Unrolled(
-            rows=[*map(kinds.__getitem__, self._of_row)],
+            rows=[*map(kinds.__getitem__, self._row_numbers)],
             forward=unrolled.forward,
             backward=unrolled.backward,
             base=unrolled.base,

@@ -94,7 +94,7 @@ class _Repeated:
         self._index = {label: number for number, (_, label) in enumerate(tape.marks)}
         #: The views that the last three of the periods create, and those by their numbers.
         self._views = [self._views_of(number) for number in (1, 2, 3)]
-        self._of_view = {
+        self._view_places = {
             view: (at, number) for number, views in enumerate(self._views) for at, view in enumerate(views)
         }
         self._events: list[int] = []
@@ -188,8 +188,8 @@ class _Repeated:
             return f"{name}{in_layer}{int(number) + part.gradients}" if in_layer else label
         if label.startswith((PINNED, UNPINNED)):
             kind, view, name = label.split(" ", 2)
-            if view in self._of_view:
-                at, period = self._of_view[view]
+            if view in self._view_places:
+                at, period = self._view_places[view]
                 return f"{kind} {self._view(at, period + part.periods)} {name}"
         return label
 

@@ -195,8 +195,8 @@ def _estimates(runs: int) -> Iterator[Line]:
         elapsed, paced = (duration * 1e3 for duration in _paced(timed, runs, in_round=1))
         yield Line(title=f"{title}: after other work", figure=f"{elapsed:.2f} ms, {paced:.2f} at 25 ns")
     yield _second(runs)
-    yield _further(runs, LLAMA_8B, 0.5)
-    yield _further(runs, ESTIMATES[3][1], 20.0)
+    yield _further_estimates(runs, LLAMA_8B, 0.5)
+    yield _further_estimates(runs, ESTIMATES[3][1], 20.0)
     read = seconds(partial(_read, parse_request(LLAMA_8B)), runs) * 1e3
     yield Line(title=f"{ESTIMATES[0][0]}, with every row and the timeline read", figure=f"{read:.2f} ms")
 
@@ -255,7 +255,7 @@ def _second(runs: int) -> Line:
     return Line(title=title, figure=figure, target=f"under {SECOND_MOST:g} ms at 25 ns", met=paced < SECOND_MOST)
 
 
-def _further(runs: int, body: dict[str, Any], most: float) -> Line:
+def _further_estimates(runs: int, body: dict[str, Any], most: float) -> Line:
     """Return estimates of one kind that differ in length, in a process that has answered two of them."""
     lengths = [1024 + 64 * number for number in range(runs + 2)]
     requests = [parse_request({**body, "training": {"sequence_length": length}}) for length in lengths]
@@ -291,16 +291,16 @@ def _paced(
     The loop is timed before and after each round of runs. `prepare` runs before each run. The first run of a round is
     not counted if there are several, because the loop takes so long that the caches are cold after it.
     """
-    found: list[tuple[float, float]] = []
-    while len(found) < runs:
+    timings: list[tuple[float, float]] = []
+    while len(timings) < runs:
         before, elapsed = loop_seconds(), []
         for _ in range(in_round):
             if prepare is not None:
                 prepare()
             elapsed.append(_time_once(timed, process_time))
         pace = PACE * 2 / (before + loop_seconds())
-        found += [(duration, duration * pace) for duration in elapsed[in_round > 1 :]]
-    return median(elapsed for elapsed, _ in found), median(paced for _, paced in found)
+        timings += [(duration, duration * pace) for duration in elapsed[in_round > 1 :]]
+    return median(elapsed for elapsed, _ in timings), median(paced for _, paced in timings)
 
 
 def _fit(request: Request) -> Estimate:
@@ -319,8 +319,7 @@ def _page(request: Request) -> object:
     """Return all figures of the estimate page."""
     answer = _fit(request)
     requests = (
-        replace(of_method, model=request.model, training=request.training, device=request.device)
-        for of_method in _METHODS
+        replace(method, model=request.model, training=request.training, device=request.device) for method in _METHODS
     )
     return side_by_side(requests), suggestions(request, answer)
 

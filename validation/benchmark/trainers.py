@@ -82,12 +82,12 @@ def estimating_in_a_series(request: Request) -> Callable[[], object]:
     series = SeriesCache()
     lengths = iter(range(request.training.sequence_length, 1 << 20, 64))
 
-    def further() -> object:
+    def next_estimate() -> object:
         return estimate(replace(request, training=replace(request.training, sequence_length=next(lengths))), series)
 
-    further()
-    further()
-    return further
+    next_estimate()
+    next_estimate()
+    return next_estimate
 
 
 #: The kind of an estimate whose answer is read as a whole.

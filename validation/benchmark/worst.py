@@ -167,10 +167,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"A turn of a plain loop takes {loop_seconds() * 1e9:.0f} ns.")
     for search in SEARCHES:
         if not args.endpoint or search.endpoint in args.endpoint:
-            found = searched(search, args.limit, args.rounds)
-            over = "over " if found.over else ""
+            results = searched(search, args.limit, args.rounds)
+            over = "over " if results.over else ""
             print(
-                f"| {search.endpoint} | {found.tried} | {over}{found.seconds:.2f} s | `{_short(found.body)}` |",
+                f"| {search.endpoint} | {results.tried} | {over}{results.seconds:.2f} s | `{_short(results.body)}` |",
                 flush=True,
             )
     return 0

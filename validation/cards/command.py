@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
     some = lacking if args.missing else [catalogue.model(name, "--model").id for name in args.model]
     ids = some if args.missing or args.model else [entry.id for entry in modeled_models()]
     rows_of = {entry.id: _rows_of_model(entry.id, published) for entry in modeled_models()}
-    for model, found in zip(ids, _computed(ids, args.processes), strict=True):
-        rows_of[model] = found
-        args.output.write_text(text(row for of_model in rows_of.values() for row in of_model), encoding="utf-8")
+    for model, computed in zip(ids, _computed(ids, args.processes), strict=True):
+        rows_of[model] = computed
+        args.output.write_text(text(row for model_rows in rows_of.values() for row in model_rows), encoding="utf-8")
     return 0
 
 
@@ -66,9 +66,9 @@ def _rows_of_model(model: str, rows: Iterable[dict[str, Any]]) -> list[dict[str,
 def _computed(ids: list[str], processes: int) -> Iterator[list[dict[str, Any]]]:
     progress = Progress(len(ids), "models")
     with ProcessPoolExecutor(processes) as pool:
-        for found in pool.map(_rows, ids):
+        for result in pool.map(_rows, ids):
             progress.step()
-            yield found
+            yield result
     progress.close()
 
 

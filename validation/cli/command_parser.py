@@ -31,10 +31,10 @@ class CommandParser(argparse.ArgumentParser):
 
 def _with_close_choice(message: str) -> str:
     """Return the message with the choice that was probably meant instead of all choices, if there is one."""
-    found = _CHOICE.fullmatch(message)
-    if found is None:
+    match = _CHOICE.fullmatch(message)
+    if match is None:
         return message
-    choices = _QUOTED.findall(found["choices"])
-    close = get_close_matches(found["given"], choices, n=1)
+    choices = _QUOTED.findall(match["choices"])
+    close = get_close_matches(match["given"], choices, n=1)
     way_out = f"did you mean {close[0]}?" if close else f"choose from {', '.join(choices)}"
-    return f"{found['start']} {found['given']!r}: {way_out}"
+    return f"{match['start']} {match['given']!r}: {way_out}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from validation.cli.files import read_lines
 from validation.cli.progress import Progress
 from validation.comparison.record import recorded
-from validation.tracing.isolation import alone
+from validation.tracing.isolation import in_new_process
 from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def result(case: dict[str, Any]) -> dict[str, Any]:
     """Trace one case: its `id`, `seconds`, the peak's relative `error` and `differences`, or the reason it `failed`."""
     start = time.perf_counter()
     has_trainer = case["request"].get("training", {}).get("trainer") is not None
-    traced = alone(recorded, case) if has_trainer else recorded(case)
+    traced = in_new_process(recorded, case) if has_trainer else recorded(case)
     if "refused" in traced:
         return {"id": case["id"], "error": None, "failed": traced["refused"]}
     expected = case["expected"]

@@ -104,10 +104,10 @@ def lines(estimated: Snapshot, traced: Snapshot, rows: int) -> list[str]:
     for phase in traced.alive:
         shown += ["", f"{phase}: {_figures(estimated.phases[phase], traced.phases[phase])}"]
         shown += [f"  at {estimated.operations[phase]}; traced at {traced.operations[phase]}"]
-        found = differences(estimated, traced, phase)
-        shown += [f"  {line(match)}" for match in found[:rows]] or ["  every row has a counterpart"]
-        if len(found) > rows:
-            shown.append(f"  and {len(found) - rows} more: {sum(match.bytes for match in found[rows:]):+,}")
+        errors = differences(estimated, traced, phase)
+        shown += [f"  {line(match)}" for match in errors[:rows]] or ["  every row has a counterpart"]
+        if len(errors) > rows:
+            shown.append(f"  and {len(errors) - rows} more: {sum(match.bytes for match in errors[rows:]):+,}")
     return shown
 
 

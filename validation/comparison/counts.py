@@ -79,30 +79,30 @@ def run(args: argparse.Namespace) -> int:
         args.families or [name for name in FAMILIES if name not in REMOTE],
         args.methods or list(METHODS),
     )
-    found: dict[tuple[str, str], list[Compared]] = {}
+    results: dict[tuple[str, str], list[Compared]] = {}
     progress = Progress(len(families) * len(methods), "compared")
     for family in families:
         for method in methods:
-            found[family, method] = list(compared_pair(args.seed, family, method, refusals=args.refusals))
+            results[family, method] = list(compared_pair(args.seed, family, method, refusals=args.refusals))
             progress.step()
         gc.collect()
     progress.close()
-    for line in document(found):
+    for line in document(results):
         print(line)
-    return int(any(result.outcome == "different" for pair in found.values() for result in pair))
+    return int(any(result.outcome == "different" for pair in results.values() for result in pair))
 
 
-def document(found: dict[tuple[str, str], list[Compared]]) -> Iterator[str]:
+def document(results: dict[tuple[str, str], list[Compared]]) -> Iterator[str]:
     """Yield the differences, then how many pairs are equal, and why the others have no request that is answered."""
-    for (family, method), pair in found.items():
+    for (family, method), pair in results.items():
         for result in pair:
             if result.outcome not in ("equal", "both refuse", "not modeled"):
                 yield f"{family} {method}: {result.outcome}: {result.detail}\n    {result.request}"
-    outcomes = Counter(result.outcome for pair in found.values() for result in pair)
-    equal = sum(any(result.outcome == "equal" for result in pair) for pair in found.values())
-    yield f"{equal} of {len(found)} pairs of a family and a method have equal parameters"
+    outcomes = Counter(result.outcome for pair in results.values() for result in pair)
+    equal = sum(any(result.outcome == "equal" for result in pair) for pair in results.values())
+    yield f"{equal} of {len(results)} pairs of a family and a method have equal parameters"
     yield "requests: " + ", ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common())
-    refused = {key: pair[-1].detail for key, pair in found.items() if pair[-1].outcome not in ("equal", "different")}
+    refused = {key: pair[-1].detail for key, pair in results.items() if pair[-1].outcome not in ("equal", "different")}
     for detail, count in Counter(refused.values()).most_common():
         families = dict.fromkeys(family for (family, _), reason in refused.items() if reason == detail)
         yield f"{count} without an answered request ({', '.join(families)}): {detail}"
@@ -111,9 +111,9 @@ def document(found: dict[tuple[str, str], list[Compared]]) -> Iterator[str]:
 def compared_pair(seed: int, family: str, method: MethodName, *, refusals: bool) -> Iterator[Compared]:
     """Compare random requests of a pair, until one is answered by both, or the method is not modeled for the task."""
     for number in range(MOST_DRAWN):
-        found = compared(drawn(seed, number, family, method), refusals=refusals)
-        yield found
-        if found.outcome in ("equal", "different") or found.detail.startswith(
+        result = compared(drawn(seed, number, family, method), refusals=refusals)
+        yield result
+        if result.outcome in ("equal", "different") or result.detail.startswith(
             f"task: {METHODS[method].facts.label} is"
         ):
             return
@@ -152,10 +152,10 @@ def compared(body: dict[str, Any], *, refusals: bool = False) -> Compared:
     except PlanError as error:
         return Compared(_refused_by(body, str(error), refusals=refusals), body, str(error))
     try:
-        found = real(build_model(request))
+        built = real(build_model(request))
     except Exception as error:  # noqa: BLE001  any error of the real stack is its refusal
         return Compared("only the libraries refuse", body, f"{type(error).__name__}: {error}"[:300])
-    return Compared("equal", body) if found == expected else Compared("different", body, _differences(expected, found))
+    return Compared("equal", body) if built == expected else Compared("different", body, _differences(expected, built))
 
 
 def _refused_by(body: dict[str, Any], error: str, *, refusals: bool) -> Outcome:
@@ -175,10 +175,10 @@ def _refused_by(body: dict[str, Any], error: str, *, refusals: bool) -> Outcome:
     return "only Headroom refuses"
 
 
-def _differences(expected: Shapes, found: Shapes) -> str:
+def _differences(expected: Shapes, built: Shapes) -> str:
     """Return the shapes that the two do not have in equal numbers."""
     parts = []
-    for name, calculated, other in zip(("added", "trained"), expected, found, strict=True):
+    for name, calculated, other in zip(("added", "trained"), expected, built, strict=True):
         odd = {
             shape: (calculated[shape], other[shape])
             for shape in {*calculated, *other}

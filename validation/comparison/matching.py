@@ -67,11 +67,11 @@ def _match(left: Counter[Row], right: Counter[Row], key: Callable[[Row], Hashabl
 def differences(estimated: Snapshot, traced: Snapshot, phase: PhaseName) -> list[Difference]:
     """Return every difference at a phase's peak, largest first."""
     extra, missing = unmatched(estimated.alive[phase], traced.alive[phase])
-    found = [
+    unequal = [
         *_classified(extra, estimated.alive[phase], traced, "extra"),
         *_classified(missing, traced.alive[phase], estimated, "missing"),
     ]
-    return sorted(found, key=lambda difference: -abs(difference.bytes))
+    return sorted(unequal, key=lambda difference: -abs(difference.bytes))
 
 
 def _classified(left: Counter[Row], all_: Counter[Row], other: Snapshot, kind: Kind) -> Iterator[Difference]:

@@ -26,7 +26,7 @@ from validation.comparison.phases import CASES
 from validation.random_grid.evaluation_requests import random_evaluation_request
 from validation.random_grid.sharded_requests import random_sharded_request
 from validation.reference.trainers.recipe import TRAINERS
-from validation.tracing.isolation import alone, each_alone
+from validation.tracing.isolation import each_alone, in_new_process
 
 if TYPE_CHECKING:
     import argparse
@@ -95,13 +95,13 @@ def _differs(seed: int, number: int) -> bool:
     """Return whether the loading of a random request differs from its trace."""
     body = random_sharded_request(seed, number, sharding="zero3") | {"reserved": "rule", "run": {"save_strategy": "no"}}
     try:
-        found = next(phase for phase in whole_run(parse_run(body)).phases if phase.name == "load")
-        traced = alone(_loading, {"request": body})["load_bytes"]
+        loaded = next(phase for phase in whole_run(parse_run(body)).phases if phase.name == "load")
+        traced = in_new_process(_loading, {"request": body})["load_bytes"]
     except PlanError as error:
         print(f"{number}: refused: {error}")
         return False
-    print(f"{number}: predicted {found.gpu_bytes:,} ({found.operation}), traced {traced:,}")
-    return bool(found.gpu_bytes != traced)
+    print(f"{number}: predicted {loaded.gpu_bytes:,} ({loaded.operation}), traced {traced:,}")
+    return bool(loaded.gpu_bytes != traced)
 
 
 def _evaluations_differ(args: argparse.Namespace) -> bool:
@@ -150,7 +150,7 @@ def _evaluation_or_error(case: Case) -> Case:
 def _traced(name: str, case: Case) -> Case:
     """Return a case with what a trace shows."""
     trace: dict[str, Callable[[Case], Case]] = {"evaluation": _evaluation, "loading": _loading, "merge": _merge}
-    return {**case, **alone(trace[name], case)}
+    return {**case, **in_new_process(trace[name], case)}
 
 
 def body_of_step(case: Case) -> Case:

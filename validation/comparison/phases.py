@@ -43,16 +43,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare phases with their traces, and print or write the table. Return 1 if a phase differs from its trace."""
-    found = [(group, predicted == traced) for group, predicted, traced in compared()]
+    results = [(group, predicted == traced) for group, predicted, traced in compared()]
     table = "\n".join(
-        lines(Counter(group for group, _ in found), Counter(group for group, is_equal in found if is_equal))
+        lines(Counter(group for group, _ in results), Counter(group for group, is_equal in results if is_equal))
     )
     if args.write:
         before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}", encoding="utf-8")
     else:
         print(table)
-    return int(not all(is_equal for _, is_equal in found))
+    return int(not all(is_equal for _, is_equal in results))
 
 
 def lines(cases: Counter[Group], equal: Counter[Group]) -> Iterator[str]:
@@ -74,13 +74,13 @@ def groups() -> Iterator[tuple[Group, dict[str, Any]]]:
 def compared() -> Iterator[tuple[Group, int, int]]:
     """Yield each phase with its predicted and its traced bytes; of some phases, what they add to what they find."""
     for (phase, sharding), case in groups():
-        found = next(ran for ran in whole_run(parse_run(case["request"])).phases if ran.name == phase)
-        added = found.gpu_bytes - found.resident_bytes
+        run_phase = next(ran for ran in whole_run(parse_run(case["request"])).phases if ran.name == phase)
+        added = run_phase.gpu_bytes - run_phase.resident_bytes
         predicted, traced = {
-            "evaluation": (found.gpu_bytes, case.get("peak_bytes")),
-            "generation": (found.gpu_bytes, case.get("peak_bytes")),
+            "evaluation": (run_phase.gpu_bytes, case.get("peak_bytes")),
+            "generation": (run_phase.gpu_bytes, case.get("peak_bytes")),
             "merge": (added, case.get("peak_bytes")),
-            "load": (found.gpu_bytes, case.get("load_bytes")),
+            "load": (run_phase.gpu_bytes, case.get("load_bytes")),
             "checkpoint": (added, case.get("gathered_bytes")),
         }[phase]
         yield (phase, sharding), predicted, int(traced or 0)

@@ -47,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
     cases = drawn([*named_cases(map(Path, args.paths))], args.count, args.seed)
     start, differences = time.perf_counter(), 0
     for name, request in cases:
-        found = difference(request)
-        differences += bool(found) and not found.startswith(_REFUSED)
-        if found:
-            print(f"{name}: {found}", flush=True)
+        error = difference(request)
+        differences += bool(error) and not error.startswith(_REFUSED)
+        if error:
+            print(f"{name}: {error}", flush=True)
     print(f"{len(cases)} cases, {differences} differ, {time.perf_counter() - start:.0f} s")
     return int(differences > 0)
 

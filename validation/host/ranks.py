@@ -88,8 +88,8 @@ def run_rank(body: dict[str, Any], phase: str, large: str, tiny: str, folder: st
     with rank_of(sharding, rank, folder):
         given = arguments(parsed.estimate.training, sharding)
         run(tiny, parsed, given, folder)
-        found = run(large, parsed, given, folder)
-    Path(folder, f"grown-{rank}").write_text(json.dumps(found), encoding="utf-8")
+        result = run(large, parsed, given, folder)
+    Path(folder, f"grown-{rank}").write_text(json.dumps(result), encoding="utf-8")
 
 
 def _trainer(model: Any, request: RunRequest, given: dict[str, Any], folder: str, **more: Any) -> Trainer:

@@ -71,16 +71,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"--device {name}: torch {torch.__version__} sees no CUDA device; use --device cpu", file=sys.stderr)
         return 2
     device = torch.device("cuda:0" if name == "cuda" else name)
-    found = environment(device)
+    described = environment(device)
     try:
-        results = Results(args.results, found, SECTIONS)
+        results = Results(args.results, described, SECTIONS)
     except AnotherEnvironmentError as error:
         print(f"--results: {error}", file=sys.stderr)
         return 2
     if args.seed is None:
-        drawn = agenda(device, machine(found), quick=args.quick)
+        drawn = agenda(device, machine(described), quick=args.quick)
     else:
-        drawn = random_agenda(args.seed, args.count, device, machine(found))
+        drawn = random_agenda(args.seed, args.count, device, machine(described))
     entries = [entry for entry in drawn if entry.section in (args.only or SECTIONS) and args.match in entry.name]
     results.write()
     left = _measure(entries, results, args.budget)

@@ -32,7 +32,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
     Call this before anything else uses the device.
     """
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": "cpu",
         "card": None,
@@ -48,9 +48,9 @@ def environment(device: torch.device) -> dict[str, Any]:
         "variables": {name: os.environ[name] for name in ALLOCATOR if name in os.environ},
     }
     if device.type != "cuda":
-        return found
+        return values
     properties = torch.cuda.get_device_properties(device)
-    return found | {
+    return values | {
         "device": properties.name,
         "card": card_named(properties.name, properties.total_memory, properties.major).id,
         "driver": _driver(),
@@ -60,14 +60,14 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def machine(found: dict[str, Any]) -> dict[str, Any]:
+def machine(values: dict[str, Any]) -> dict[str, Any]:
     """Return the `device` and the `stack` of a request for the machine of an environment.
 
     On a GPU, the figures count what kernels allocate on CUDA. A release of PyTorch that the calculator does not know
     counts as the default one.
     """
-    device = {"gpu": found["card"], "type": "cuda"} if found["card"] else {}
-    stack = {"torch": found["versions"]["torch"].partition("+")[0]}
+    device = {"gpu": values["card"], "type": "cuda"} if values["card"] else {}
+    stack = {"torch": values["versions"]["torch"].partition("+")[0]}
     try:
         parse_stack(stack)
     except PlanError:

@@ -41,20 +41,20 @@ def measured(case: StepCase, device: torch.device) -> dict[str, Any]:
 
 def _reserved(request: Request, device: torch.device, meter: Meter) -> list[int]:
     run = Run(request, device, meter)
-    found = [run.load.peak_reserved or 0]
+    stages = [run.load.peak_reserved or 0]
     for _ in range(STEPS):
         run.step()
-        found.append(meter.read().peak_reserved or 0)
+        stages.append(meter.read().peak_reserved or 0)
     release(run)
-    return found
+    return stages
 
 
 def predicted(request: Request) -> list[int]:
     """Return the most bytes that a replay reserves up to the end of the load and of each step."""
     replay = Replay(CachingAllocator(), resident_state(request), workspaces(card_of(request.device), request.stack))
     replay.load()
-    found = [replay.allocator.max_reserved]
+    stages = [replay.allocator.max_reserved]
     for _ in range(STEPS):
         replay.step()
-        found.append(replay.allocator.max_reserved)
-    return found
+        stages.append(replay.allocator.max_reserved)
+    return stages

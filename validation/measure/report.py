@@ -74,8 +74,8 @@ def sharded_line(row: dict[str, Any]) -> str:
     measured = row["measured"]
     if measured is None:
         return f"{row['name']:72} out of memory in {row['out_of_memory']['phase']}"
-    found = sharded_differences(row)
-    changes = ", ".join(f"{phase} {difference:+,}" for phase, difference in found.items())
+    differences = sharded_differences(row)
+    changes = ", ".join(f"{phase} {difference:+,}" for phase, difference in differences.items())
     return f"{row['name']:72} allocated: {changes or 'equal to the byte'}; reserved: {reserved_error(row):+.2%}"
 
 
@@ -91,14 +91,14 @@ def reserved_error(row: dict[str, Any]) -> float:
 
 def load_line(row: dict[str, Any]) -> str:
     """Return a load and the steps after it: the error of what is reserved after each."""
-    errors = [f"{predicted / found - 1:+.2%}" for predicted, found in _stages(row)]
+    errors = [f"{predicted / measured - 1:+.2%}" for predicted, measured in _stages(row)]
     return f"{row['name']:56} reserved: load {errors[0]}, steps {', '.join(errors[1:])}"
 
 
 def served_line(row: dict[str, Any]) -> str:
     """Return a run of `generate`: measured minus predicted bytes, by pass, and the error of what is reserved."""
-    found = served_differences(row)
-    changes = ", ".join(f"{name} {difference:+,}" for name, difference in found.items())
+    differences = served_differences(row)
+    changes = ", ".join(f"{name} {difference:+,}" for name, difference in differences.items())
     return f"{row['name']:56} allocated: {changes or 'equal to the byte'}; reserved: {reserved_error(row):+.2%}"
 
 
@@ -108,8 +108,8 @@ def served_differences(row: dict[str, Any]) -> dict[str, int]:
 
 
 def _differences(measured: dict[str, int], predicted: dict[str, int]) -> dict[str, int]:
-    found = {name: measured[name] - size for name, size in predicted.items()}
-    return {name: difference for name, difference in found.items() if difference}
+    differences = {name: measured[name] - size for name, size in predicted.items()}
+    return {name: difference for name, difference in differences.items() if difference}
 
 
 def _stages(row: dict[str, Any]) -> Iterator[tuple[int, int]]:
@@ -132,11 +132,11 @@ LINES = {
 def phase_differences(row: dict[str, Any]) -> dict[str, int]:
     """Return measured minus predicted bytes of a step, of its peaks by phase and of its resident tensors, without 0."""
     measured, predicted = row["measured"], row["predicted"]
-    found = {
+    differences = {
         phase: reading["peak_allocated"] - predicted["phases"][phase] for phase, reading in measured["phases"].items()
     }
-    found |= {name: measured[name] - predicted[name] for name in ("load", "end")}
-    return {name: difference for name, difference in found.items() if difference}
+    differences |= {name: measured[name] - predicted[name] for name in ("load", "end")}
+    return {name: difference for name, difference in differences.items() if difference}
 
 
 def error(row: dict[str, Any]) -> float:
@@ -175,7 +175,7 @@ def summary(results: Results) -> Iterator[str]:
         exact = sum(not sharded_differences(row) for row in sharded)
         errors = [reserved_error(row) for row in sharded]
         yield f"sharded: allocated bytes equal in {exact} of {len(sharded)}; reserved: {_errors(errors)}"
-    stages = [predicted / found - 1 for row in results.rows("loads") for predicted, found in _stages(row)]
+    stages = [predicted / measured - 1 for row in results.rows("loads") for predicted, measured in _stages(row)]
     if stages:
         exact = sum(not error for error in stages)
         yield f"loads: reserved bytes equal in {exact} of {len(stages)} stages, {_errors(stages)}"

@@ -57,11 +57,11 @@ def caps(request: Request) -> list[tuple[int, int | None]]:
     least = int((replay.outcome(replay.peak_reserved_bytes + context).minimum_bytes() - context) * (1 + MARGIN))
     ruled = estimate(replace(request, reserved="rule")).memory.peak_reserved_bytes
     above = max(ruled, replay.peak_reserved_bytes)
-    found: list[tuple[int, int | None]] = []
+    limits: list[tuple[int, int | None]] = []
     for cap in (above, least):
         result = replay.outcome(cap + context).result()
-        found.append((cap, None if result.out_of_memory else result.retries))
-    return [*found, (int(replay.live_bytes * (1 - MARGIN)), None)]
+        limits.append((cap, None if result.out_of_memory else result.retries))
+    return [*limits, (int(replay.live_bytes * (1 - MARGIN)), None)]
 
 
 def _ran(request: Request, device: torch.device, cap: int, seed: int | None) -> tuple[bool, int]:

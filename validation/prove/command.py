@@ -80,17 +80,17 @@ def _device(args: argparse.Namespace) -> torch.device:
     return torch.device(name)
 
 
-def _run(args: argparse.Namespace, device: torch.device, found: dict[str, Any]) -> int:
+def _run(args: argparse.Namespace, device: torch.device, results: dict[str, Any]) -> int:
     """Run the experiments, print their findings, and write the results file."""
     from validation.prove.running import run_experiments  # noqa: PLC0415
 
     path = args.write or (None if args.quick else RESULTS)
-    kept = recorded(path, found, quick=args.quick) if path and args.names else []
+    kept = recorded(path, results, quick=args.quick) if path and args.names else []
     for experiment in run_experiments(args.names or NAMES, device, quick=args.quick):
         print("\n".join(lines(experiment)), flush=True)
         kept.append(experiment)
     if path:
-        write(document(found, kept, NAMES, quick=args.quick), path)
+        write(document(results, kept, NAMES, quick=args.quick), path)
         print(f"written to {path}")
     return 0
 

@@ -75,9 +75,9 @@ def dimensions(runs: Runs) -> Table:
     rows = []
     for change, seeds in runs.items():
         for start in STARTS:
-            found = spread("", "", [seed.dimension(start) for seed in seeds])
+            figure = spread("", "", [seed.dimension(start) for seed in seeds])
             parameters = seeds[0].parameters
-            rows.append((change, start, found.value, found.low, found.high, parameters, found.value / parameters))
+            rows.append((change, start, figure.value, figure.low, figure.high, parameters, figure.value / parameters))
     return Table(id="d90", title="Intrinsic dimension d90", columns=columns, rows=tuple(rows))
 
 
@@ -110,9 +110,9 @@ def _spectra(runs: Runs, measure: Callable[[Tensor], Tensor]) -> tuple[Series, .
     return (*lines, _spectrum(f"a random matrix, {WIDTH} × {WIDTH}", random))
 
 
-def _spectrum(name: str, found: Sequence[Tensor]) -> Series:
+def _spectrum(name: str, spectra: Sequence[Tensor]) -> Series:
     """Return a line of spectra, one per seed."""
-    values = torch.stack(list(found)).T.tolist()
+    values = torch.stack(list(spectra)).T.tolist()
     return _line(name, list(range(1, len(values) + 1)), values)
 
 

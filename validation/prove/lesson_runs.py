@@ -72,8 +72,8 @@ class Run:
 
 def stated(claim: str) -> tuple[float, float]:
     """Return the lower and upper end of a figure that the lesson states."""
-    (found,) = [figure for figure in LESSON if figure.claim == claim]
-    return found.low, found.high
+    (stated_figure,) = [figure for figure in LESSON if figure.claim == claim]
+    return stated_figure.low, stated_figure.high
 
 
 def runs(*, quick: bool) -> dict[str, Run]:

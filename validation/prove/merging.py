@@ -91,8 +91,8 @@ def _four_bit(width: int, setting: Setting) -> Claim:
     )
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+def _relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double() - expected.double()).norm() / expected.double().norm())
 
 
 def steps(quick: bool) -> int:

@@ -76,7 +76,7 @@ def _masses(shares: Sequence[Sequence[float]], scales: Sequence[float]) -> Claim
     in_blocks = spread(
         "blocks_ratio",
         f"largest share over the smallest, in blocks of {BLOCKSIZE}",
-        [max(found) / min(found) for found in shares],
+        [max(masses) / min(masses) for masses in shares],
     )
     decisive = (by_quantiles, in_blocks)
     information = spread("entropy", "entropy of a 4-bit code", [_entropy(s) for s in shares], "bits")
@@ -89,8 +89,8 @@ def _masses(shares: Sequence[Sequence[float]], scales: Sequence[float]) -> Claim
             *decisive,
             Figure(key="nominal_least", name="smallest share, by the quantiles", value=min(nominal), unit="%"),
             Figure(key="nominal_most", name="largest share, by the quantiles", value=max(nominal), unit="%"),
-            spread("blocks_least", "smallest share, in blocks", [min(found) for found in shares], "%"),
-            spread("blocks_most", "largest share, in blocks", [max(found) for found in shares], "%"),
+            spread("blocks_least", "smallest share, in blocks", [min(masses) for masses in shares], "%"),
+            spread("blocks_most", "largest share, in blocks", [max(masses) for masses in shares], "%"),
             information,
             spread("level_one", "mean position of level 1 in a block", scales, "standard deviations"),
         ),

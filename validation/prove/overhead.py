@@ -104,14 +104,14 @@ def _cost(variant: Variant, base: Served, size: Size, setting: Setting) -> Cost:
     )
 
 
-def _latency(variant: Variant, work: str, found: Paired) -> Latency:
+def _latency(variant: Variant, work: str, times: Paired) -> Latency:
     return Latency(
-        ratio=quartiles(f"{variant.key}_{work}", f"{variant.name} over {variant.against}, a {work}", found.ratios),
-        control=quartiles(f"{variant.key}_{work}_control", f"{variant.against} over itself, a {work}", found.control),
+        ratio=quartiles(f"{variant.key}_{work}", f"{variant.name} over {variant.against}, a {work}", times.ratios),
+        control=quartiles(f"{variant.key}_{work}_control", f"{variant.against} over itself, a {work}", times.control),
     )
 
 
-def _curve(id: str, title: str, found: Sequence[Latency]) -> Curve:  # noqa: A002  (the name of Curve's field)
+def _curve(id: str, title: str, latencies: Sequence[Latency]) -> Curve:  # noqa: A002  (the name of Curve's field)
     """Bars with quartiles, one per variant."""
     return Curve(
         id=id,
@@ -124,9 +124,9 @@ def _curve(id: str, title: str, found: Sequence[Latency]) -> Curve:  # noqa: A00
                 x=[
                     f"{variant.name}, over NF4" if variant.against == FOUR_BIT else variant.name for variant in VARIANTS
                 ],
-                y=[latency.ratio.value for latency in found],
-                low=[latency.ratio.low or 0 for latency in found],
-                high=[latency.ratio.high or 0 for latency in found],
+                y=[latency.ratio.value for latency in latencies],
+                low=[latency.ratio.low or 0 for latency in latencies],
+                high=[latency.ratio.high or 0 for latency in latencies],
             ),
         ),
         timing=True,

@@ -46,15 +46,15 @@ def paired(base: Callable[[], object], other: Callable[[], object], *, rounds: i
         gc.enable()
     neighbors = list(pairwise(bases))
     return Paired(
-        ratios=[time / both[number % 2] for number, (time, both) in enumerate(zip(others, neighbors, strict=True))],
+        ratios=[time / pair[number % 2] for number, (time, pair) in enumerate(zip(others, neighbors, strict=True))],
         control=[after / before for before, after in neighbors],
     )
 
 
-def quartiles(key: str, name: str, found: Sequence[float]) -> Figure:
+def quartiles(key: str, name: str, values: Sequence[float]) -> Figure:
     """Return the median of ratios, with their quartiles as the spread."""
-    low, middle, high = quantiles(found, n=4, method="inclusive")
-    return Figure(key=key, name=name, value=middle, unit="×", low=low, high=high, of=len(found), timing=True)
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return Figure(key=key, name=name, value=middle, unit="×", low=low, high=high, of=len(values), timing=True)
 
 
 def median_uncertainty(figure: Figure) -> float:

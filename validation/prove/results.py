@@ -46,8 +46,8 @@ def document(
 ) -> dict[str, Any]:
     """Return the content of the results file; of two results of an experiment the later one is used."""
     latest = {experiment["name"]: experiment for experiment in experiments}
-    found = [latest[name] for name in order if name in latest]
-    return {"format": FORMAT, "quick": quick, "environment": environment, "experiments": found}
+    ordered = [latest[name] for name in order if name in latest]
+    return {"format": FORMAT, "quick": quick, "environment": environment, "experiments": ordered}
 
 
 def write(results: dict[str, Any], path: Path) -> None:

@@ -29,8 +29,8 @@ def run_experiments(names: Sequence[str], device: torch.device, *, quick: bool) 
 
 def experiment(name: str) -> Experiment:
     """Return the experiment of the module with a name."""
-    found: Experiment = import_module(f"validation.prove.{name}").EXPERIMENT
-    return found
+    loaded: Experiment = import_module(f"validation.prove.{name}").EXPERIMENT
+    return loaded
 
 
 def _run(experiment: Experiment, setting: Setting) -> dict[str, Any]:

@@ -56,9 +56,9 @@ def _rows(run: Run) -> Iterator[tuple[float | str | None, ...]]:
     yield run.name, "peak", run.lesson("peak"), textbook, run.exact.peak, run.found.peak
 
 
-def _transient(found: Snapshot) -> int:
+def _transient(snapshot: Snapshot) -> int:
     """Return bytes of the transient components at the peak."""
-    parts = bytes_by_component(found.alive[found.peak_phase])
+    parts = bytes_by_component(snapshot.alive[snapshot.peak_phase])
     return sum(parts.get(name, 0) for name in TRANSIENT)
 
 

@@ -92,8 +92,8 @@ def _excess(run: Run) -> str:
     return f"Larger than in the lesson: {', '.join(f'{name} ({value:+.2g} GB)' for name, value in excess.items())}."
 
 
-def _difference(found: int, run: Run, component: str) -> float:
-    return (found - (run.lesson(component) or 0)) / GB
+def _difference(measured: int, run: Run, component: str) -> float:
+    return (measured - (run.lesson(component) or 0)) / GB
 
 
 def thirteen(selected: Runs) -> Claim:

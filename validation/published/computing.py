@@ -44,7 +44,7 @@ def computed(measured: Sequence[Measurement], path: Path, processes: int) -> lis
             progress.step()
     progress.close()
     stored = (journal.get(entry) for entry in entries)
-    return [found["row"] for found in stored if found is not None]
+    return [answer["row"] for answer in stored if answer is not None]
 
 
 def fingerprint() -> str:

@@ -117,25 +117,25 @@ def _dropped(x: Tensor) -> Tensor:
 def _qkv_back(node: Node, grads: list[Tensor | None]) -> list[Any]:
     """Compute the gradients. The input's gradient overwrites the saved input."""
     (x, *_dropped), bound = node.saved, node.context
-    of_factors = [grad for module in bound for grad in new_gradients(module, x)]
+    factor_grads = [grad for module in bound for grad in new_gradients(module, x)]
     for number, module in enumerate(bound):
         dense = _dequantized(x, module)
         if number:
             x.tape.scratch(x.shape, x.dtype, "input: gradient by a weight")
         del dense
         _add_update(x, module)
-    return [_overwriting(x), *of_factors]
+    return [_overwriting(x), *factor_grads]
 
 
 def _w_back(node: Node, grad: Tensor) -> list[Any]:
     (x, *_dropped), bound = node.saved, node.context
-    of_factors = new_gradients(bound, x)
+    factor_grads = new_gradients(bound, x)
     dense = _dequantized(x, bound)
     x_grad = x.tape.new(x.shape, x.dtype, "input: gradient")
     x_grad.viewed = True
     del dense
     _add_update(x, bound)
-    return [x_grad, *of_factors]
+    return [x_grad, *factor_grads]
 
 
 def _add_update(x: Tensor, bound: BoundModule) -> None:

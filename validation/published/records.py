@@ -61,13 +61,13 @@ def resident_line(path: Path) -> str | None:
     """
     record = _read(path)
     row = record["rows"][-1]
-    found = row["measured"].get(RESIDENT)
-    if found is None:
+    measured = row["measured"].get(RESIDENT)
+    if measured is None:
         return None
     size = predicted(parse_request(record["request"]), torch.device("cpu"))[RESIDENT]
     return (
-        f"records/{path.stem}/{RESIDENT}, step {row['step']} on a CPU: {found:,} measured, {size:,} predicted"
-        f" ({size / found - 1:+.3%})"
+        f"records/{path.stem}/{RESIDENT}, step {row['step']} on a CPU: {measured:,} measured, {size:,} predicted"
+        f" ({size / measured - 1:+.3%})"
     )
 
 

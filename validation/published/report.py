@@ -161,8 +161,10 @@ def _reasons(rows: list[Result], expressed: str) -> Iterator[str]:
     """Yield each source's number of figures of a kind, and the number of figures with each difference."""
     selected = [row for row in rows if row["expressed"] == expressed]
     for source in sorted({row["source"] for row in selected}):
-        of_source = [row for row in selected if row["source"] == source]
-        errors = [row["error"] for row in of_source if row["error"] is not None]
-        yield f"{source}: {len(of_source)} figures" + (f", {min(errors):+.1%} to {max(errors):+.1%}" if errors else "")
-        for reason, count in Counter(reason for row in of_source for reason in row["differs"]).most_common():
+        source_rows = [row for row in selected if row["source"] == source]
+        errors = [row["error"] for row in source_rows if row["error"] is not None]
+        yield f"{source}: {len(source_rows)} figures" + (
+            f", {min(errors):+.1%} to {max(errors):+.1%}" if errors else ""
+        )
+        for reason, count in Counter(reason for row in source_rows for reason in row["differs"]).most_common():
             yield f"  {count:4} {reason}"

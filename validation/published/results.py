@@ -140,19 +140,19 @@ def peer_errors(rows: Sequence[Result], peer: str) -> list[dict[str, Any]]:
     """By source, a peer's errors and ours on the rows that it answers and that a request expresses as a whole."""
     by_source = []
     for source in ("all", *sorted({row["source"] for row in rows})):
-        both = [
+        pairs = [
             (abs(answer["error"]), abs(row["error"]))
             for row in rows
             if source in ("all", row["source"]) and row["expressed"] == "whole" and row["error"] is not None
             for answer in row["peers"]
             if answer["name"] == peer and "error" in answer
         ]
-        if both:
-            theirs, ours = zip(*both, strict=True)
+        if pairs:
+            theirs, ours = zip(*pairs, strict=True)
             by_source.append(
                 {
                     "source": source,
-                    "figures": len(both),
+                    "figures": len(pairs),
                     "median_absolute_error": round(median(theirs), 6),
                     "our_median_absolute_error": round(median(ours), 6),
                 }
@@ -199,8 +199,8 @@ def with_other_rows(rows: Sequence[Result], path: Path) -> list[Result]:
     new = {row["id"]: row for row in rows}
     computed = {row["source"] for row in rows}
     others = {row["id"]: row for row in read(path) if row["source"] not in computed}
-    both = others | new
-    return [both[figure.id] for figure in measurements() if figure.id in both]
+    figures = others | new
+    return [figures[figure.id] for figure in measurements() if figure.id in figures]
 
 
 def write(results: dict[str, Any], path: Path) -> None:

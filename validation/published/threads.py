@@ -34,8 +34,8 @@ class Thread:
     @property
     def is_end(self) -> bool:
         """Whether the replay ends at the tensor that is found, on what the message leaves."""
-        predicted, found = self.diagnosis.predicted, self.diagnosis.matches
-        return bool(found) and predicted is not None and predicted.tensor == found[0].tensor
+        predicted, matches = self.diagnosis.predicted, self.diagnosis.matches
+        return bool(matches) and predicted is not None and predicted.tensor == matches[0].tensor
 
     def line(self) -> str:
         """Return the thread in a line: the size that is reported, and the tensor that is found."""
@@ -52,14 +52,14 @@ class Thread:
 def diagnosed(thread: dict[str, Any]) -> Thread:
     """Diagnose a thread."""
     text = f"{thread.get('traceback', '')}\n{thread['message']}"
-    found = diagnose(parse_request(thread["request"]), parse_message(text))
-    return Thread(address=thread["address"], diagnosis=found, why=thread.get("why", ""))
+    diagnosis = diagnose(parse_request(thread["request"]), parse_message(text))
+    return Thread(address=thread["address"], diagnosis=diagnosis, why=thread.get("why", ""))
 
 
 def threads() -> list[dict[str, Any]]:
     """Return every thread."""
-    found: list[dict[str, Any]] = json.loads(THREADS.read_text(encoding="utf-8"))
-    return found
+    listed: list[dict[str, Any]] = json.loads(THREADS.read_text(encoding="utf-8"))
+    return listed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,9 +69,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each thread, and how many were found."""
-    found = [diagnosed(thread) for thread in threads()]
-    print("\n".join(match.line() for match in found))
-    sized = sum(bool(match.diagnosis.matches) for match in found)
-    ends = sum(match.is_end for match in found)
-    print(f"{sized} of {len(found)} sizes are tensors of the run; the replay ends at {ends}")
+    results = [diagnosed(thread) for thread in threads()]
+    print("\n".join(match.line() for match in results))
+    sized = sum(bool(match.diagnosis.matches) for match in results)
+    ends = sum(match.is_end for match in results)
+    print(f"{sized} of {len(results)} sizes are tensors of the run; the replay ends at {ends}")
     return 0

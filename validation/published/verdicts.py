@@ -38,9 +38,9 @@ def run_verdict(measured: Measurement) -> dict[str, Any]:
     request = measured.run.request or {}
     if measured.run.protocol == "logits" or "gpu" not in request.get("device", {}) or measured.bytes is None:
         return {}
-    found = dict(_verdict(json.dumps(request, sort_keys=True), measured.run.protocol))
-    by_rule = found.pop("rule_bytes")
-    return found | ({"rule_bytes": by_rule[measured.statistic]} if measured.statistic in PROCESS_MEMORY else {})
+    verdict = dict(_verdict(json.dumps(request, sort_keys=True), measured.run.protocol))
+    by_rule = verdict.pop("rule_bytes")
+    return verdict | ({"rule_bytes": by_rule[measured.statistic]} if measured.statistic in PROCESS_MEMORY else {})
 
 
 @cache

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         base=args.base,
         offloads=args.offloading,
         trainers=TRAINERS if args.trainer == "all" else [trainer for trainer in TRAINERS if trainer == args.trainer],
-        of_torchtune=args.trainer == "torchtune",
+        torchtune_only=args.trainer == "torchtune",
         torch=args.torch,
     )
     journal = Journal(args.results, None if args.keep else fingerprint())
@@ -122,7 +122,7 @@ def drawn(
     sharding: ShardingName | None = None,
     base: QuantMethod | None = None,
     trainers: Sequence[TrainerName] = (),
-    of_torchtune: bool = False,
+    torchtune_only: bool = False,
     offloads: bool = False,
     torch: str | None = None,
 ) -> list[Case]:
@@ -130,7 +130,7 @@ def drawn(
 
     `only` is a field that each must set, and `method` the method of each. Without families, all that have the task.
     `sharding` draws requests for several GPUs, `base` those of LoRA over a quantized base, `trainers` those of one of
-    these trainers, and `of_torchtune` those of torchtune's recipes. `offloads` draws requests of a trainer whose
+    these trainers, and `torchtune_only` those of torchtune's recipes. `offloads` draws requests of a trainer whose
     activations are offloaded. `torch` is the release of PyTorch in each request.
 
     Raises:
@@ -139,7 +139,7 @@ def drawn(
     cases: list[Case] = []
     answered = number = 0
     while answered < count:
-        if of_torchtune:
+        if torchtune_only:
             request = random_torchtune_request(seed, number, families, method)
         elif trainers and sharding is not None:
             request = random_sharded_trainer_request(

@@ -57,11 +57,11 @@ def block_diagonal(rng: random.Random, model: Model, method: dict[str, Any], sha
     targets = method.get("target_modules") or list(DEFAULT_TARGETS.get(model.model_type, ()))
     linear = {path.rpartition(".")[2] for path, module in model.paths if module.kind in ("linear", "conv1d")}
     names = sorted(linear) if isinstance(targets, str) else targets
-    of_a = [name for name in names if rng.random() < 0.5]
-    of_b = [name for name in names if name not in of_a]
+    a_names = [name for name in names if rng.random() < 0.5]
+    b_names = [name for name in names if name not in a_names]
     nblocks = rng.choice((1, 2, 2, 4))
     r = nblocks * rng.choice((1, 2, 3, 8))
-    blocks: dict[str, Any] = {"target_modules_bd_a": of_a or None, "target_modules_bd_b": of_b[:2] or None}
+    blocks: dict[str, Any] = {"target_modules_bd_a": a_names or None, "target_modules_bd_b": b_names[:2] or None}
     blocks |= {"nblocks": nblocks, "match_strict": False}
     return {"use_bdlora": blocks, "r": r}
 

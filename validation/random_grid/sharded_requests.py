@@ -140,8 +140,8 @@ def _partitioned(
     training = _set(rng, TRAINING) | ({"dtype": "float32"} if in_float32 else {"autocast": "bfloat16"})
     config, zero = _config(rng, family), _set(rng, ZERO)
     if method_name is not None:
-        of_method = random.Random(f"zero3 {seed} {number} method")
-        method = random_method(of_method, f"zero3 {seed} {number}", model_from_config(config), method_name)
+        method_rng = random.Random(f"zero3 {seed} {number} method")
+        method = random_method(method_rng, f"zero3 {seed} {number}", model_from_config(config), method_name)
     if "offload_optimizer" in zero:
         training["optimizer"] = rng.choice(ON_HOST)
     count = rng.choice(COUNTS)

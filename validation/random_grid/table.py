@@ -150,12 +150,12 @@ def _targets(cases: Sequence[Case]) -> list[tuple[str, bool]]:
 
 
 def _refusals(cases: Sequence[Case]) -> list[str]:
-    both = [case for case in cases if case.refusal and case.real_refusal]
+    refused_by_both = [case for case in cases if case.refusal and case.real_refusal]
     unmodeled = [case for case in cases if case.refusal and not case.worth_tracing]
     alone = [case for case in cases if case.refusal and case.traced]
     missed = [case for case in cases if case.real_refusal and not case.refusal]
     return [
-        f"refused by both: {len(both)}",
+        f"refused by both: {len(refused_by_both)}",
         f"refused as not modeled, not traced: {len(unmodeled)}",
         *_counted(case.refusal for case in unmodeled),
         f"refused by the calculator alone: {len(alone)}",
@@ -189,9 +189,9 @@ def _described(case: Case) -> list[str]:
     phase = max(wrong, key=lambda phase: abs(wrong[phase]))
     phases = ", ".join(f"{name} {difference:+,}" for name, difference in wrong.items())
     ours, theirs = case.estimated, case.traced
-    found = differences(ours, theirs, phase)
+    errors = differences(ours, theirs, phase)
     return [
         f"#{case.number}  {case.error:+.4%}  {phases}; peak in {ours.peak_phase}, not {theirs.peak_phase}",
         f"  {json.dumps(case.request)}",
-        *(f"  {line(match)}" for match in found[:ROWS]),
+        *(f"  {line(match)}" for match in errors[:ROWS]),
     ]

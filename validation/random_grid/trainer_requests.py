@@ -179,8 +179,8 @@ def _generated(
     longest = rng.choice((2, 16, 100))
     if generates:
         longest = min(longest, GENERATED[0])
-    of_trainer = {name: option for name, option in OWN[trainer].items() if name != "use_vllm"}
-    settings = {**_set(rng, of_trainer), "use_vllm": not generates, "padding": False}
+    trainer_options = {name: option for name, option in OWN[trainer].items() if name != "use_vllm"}
+    settings = {**_set(rng, trainer_options), "use_vllm": not generates, "padding": False}
     settings["sequence_length"] = 1 + tokens + rng.choice((0, 7)) + longest
     settings |= {"micro_batch_size": max(2, training.get("micro_batch_size", 1)), "max_completion_length": longest}
     if rng.random() < 0.3 and training.get("attention") != "flash_attention_2":

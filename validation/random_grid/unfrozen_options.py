@@ -22,10 +22,10 @@ def unfrozen_options(rng: random.Random, model: Model, share: float) -> dict[str
     first = rng.randrange(len(stack.layers))
     layers = [f"{stack.name}.{index}." for index in range(first, min(first + rng.randint(1, 3), len(stack.layers)))]
     module = rng.choice(rng.choice(stack.layers).modules)
-    of_every_layer = [f"{stack.name}.[0-9]+.{module.name}"]
+    every_layer = [f"{stack.name}.[0-9]+.{module.name}"]
     outside = [name for name in names if not any(name.startswith(repeated.name) for repeated in model.stacks)]
     single = [f"^{name}$" for name in rng.sample(names, min(3, len(names)))]
-    chosen = rng.choice((layers, of_every_layer, single, [*layers, *of_every_layer]))
+    chosen = rng.choice((layers, every_layer, single, [*layers, *every_layer]))
     return {"unfrozen_parameters": [*chosen, *rng.sample(outside, rng.randint(0, min(2, len(outside))))]}
 
 

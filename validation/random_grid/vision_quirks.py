@@ -157,9 +157,13 @@ def with_towers(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
         "subsampling_conv_channels": [8, 4],
         "output_proj_dims": rng.randint(4, 20),
     }
-    both = {"use_bidirectional_attention": rng.choice([None, "vision"])}
+    attention_setting = {"use_bidirectional_attention": rng.choice([None, "vision"])}
     outer = {"audio_config": rng.choice([None, audio]), "tie_word_embeddings": rng.random() < 0.5}
-    return {"text_config": {**text_quirks.with_shared_keys(text, draw), **both}, "vision_config": vision, **outer}
+    return {
+        "text_config": {**text_quirks.with_shared_keys(text, draw), **attention_setting},
+        "vision_config": vision,
+        **outer,
+    }
 
 
 def with_embedders(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
@@ -176,8 +180,8 @@ def with_embedders(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
         "audio_config": rng.choice([None, {"audio_embed_dim": rng.randint(4, 20)}]),
         "tie_word_embeddings": rng.random() < 0.5,
     }
-    both = {"use_bidirectional_attention": rng.choice([None, "vision"])}
-    return {"text_config": {**text_quirks.with_shared_keys(text, draw), **both}, **outer}
+    attention_setting = {"use_bidirectional_attention": rng.choice([None, "vision"])}
+    return {"text_config": {**text_quirks.with_shared_keys(text, draw), **attention_setting}, **outer}
 
 
 def with_scaled_tower(text: dict[str, Any], draw: Draw) -> dict[str, Any]:

@@ -91,4 +91,4 @@ def layers(model: nn.Module) -> list[nn.Module]:
     inner = getattr(model, "model", None)
     text = getattr(inner, "language_model", getattr(inner, "text_model", model))
     lists = [module for module in text.modules() if isinstance(module, nn.ModuleList)]
-    return [*next(found for found in lists if len(found) == model.config.get_text_config().num_hidden_layers)]
+    return [*next(modules for modules in lists if len(modules) == model.config.get_text_config().num_hidden_layers)]

@@ -72,12 +72,12 @@ def known_batch(
         ones = torch.ones_like(ids)
         ones[:, -1] = 0
         values.know(mask, ones)
-    made = {}
+    batch = {}
     for name, host in image_tensors(request, config, ids).items():
-        made[name] = torch.empty_like(host, device="meta")
+        batch[name] = torch.empty_like(host, device="meta")
         if host.device.type != "meta":
-            values.know(made[name], host)
-    return made
+            values.know(batch[name], host)
+    return batch
 
 
 def batch_on_host(request: Request, config: Any) -> dict[str, torch.Tensor]:

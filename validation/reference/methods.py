@@ -254,7 +254,7 @@ def peft_config(request: Request, task_type: str | None = None, *, has_type: boo
     config: peft.PeftConfig = getattr(peft, config_class)(task_type=task, **config_arguments(method))
     if isinstance(method, XLoRA):
         config.hidden_size = method.for_model(model_of(request.model)).hidden_size
-        config.of_adapters = mixed_adapters.settings_of(method)
+        config.adapter_parameters = mixed_adapters.settings_of(method)
     return config
 
 
@@ -268,7 +268,7 @@ def get_peft_model(model: Any, config: peft.PeftConfig, **options: Any) -> nn.Mo
     if isinstance(config, peft.XLoraConfig):
         model.config.use_cache = model.config.get_text_config().use_cache = False  # PEFT refuses another value
     with (
-        mixed_adapters.loaded(getattr(config, "of_adapters", {})),
+        mixed_adapters.loaded(getattr(config, "adapter_parameters", {})),
         mock.patch.object(UniLoraModel, "_assign_unilora_indices_and_scales", _assign_shapes),
         mock.patch("peft.tuners.boft.layer.get_fbd_cuda", return_value=None),  # would compile a kernel
         mock.patch.object(BOFTLayer, "perm2mat", lambda _, indices: torch.eye(len(indices))),

@@ -127,8 +127,10 @@ def _make_steady(optimizer: torch.optim.Optimizer) -> None:
 
 def loraplus_optimizer(name: OptimizerName, model: torch.nn.Module, ratio: float) -> torch.optim.Optimizer:
     """Return the optimizer with the parameter groups of LoRA+."""
-    made: Any = OPTIMIZERS[name]
-    return create_loraplus_optimizer(model, made.func, lr=1e-4, loraplus_lr_ratio=ratio, **made.keywords)
+    optimizer_class: Any = OPTIMIZERS[name]
+    return create_loraplus_optimizer(
+        model, optimizer_class.func, lr=1e-4, loraplus_lr_ratio=ratio, **optimizer_class.keywords
+    )
 
 
 def lorafa_optimizer(model: Any) -> torch.optim.Optimizer:

@@ -55,10 +55,10 @@ def _optimi() -> Any:
     """Return optimi's module, imported as where Triton is missing: its kernels are no more than their names here."""
     name = "optimi.stableadamw"
     with mock.patch.dict(sys.modules, {"triton": None}) if name not in sys.modules else nullcontext():
-        found = import_module(name)
+        package = import_module(name)
         loaded = {key: module for key, module in sys.modules.items() if key.partition(".")[0] == "optimi"}
     sys.modules.update(loaded)
-    return found
+    return package
 
 
 #: Constructors as the Hugging Face Trainer calls them. Source: transformers/trainer_optimizer.py.
@@ -82,9 +82,9 @@ def projecting(training: Training, model: torch.nn.Module) -> torch.optim.Optimi
         gradient_accumulation_steps=training.gradient_accumulation_steps,
     )
     options = trainer_optimizer._parse_optim_args(training.optim_args)
-    made = OptimizerContext(args, model, {"lr": 1e-4}, {"betas": (0.9, 0.999), "eps": 1e-8}, options)
+    optimizer_context = OptimizerContext(args, model, {"lr": 1e-4}, {"betas": (0.9, 0.999), "eps": 1e-8}, options)
     name = "_get_galore_optimizer" if "galore" in training.optimizer else "_get_apollo_optimizer"
-    cls, arguments = getattr(trainer_optimizer, name)(made)
+    cls, arguments = getattr(trainer_optimizer, name)(optimizer_context)
     params = arguments.pop("params")
     optimizer: torch.optim.Optimizer = cls(arguments.pop("optimizer_dict", params), **arguments)
     return optimizer
@@ -118,16 +118,16 @@ class MuonWithAdamW(torch.optim.Optimizer):
         matrices = [parameter for parameter in trained if parameter.ndim == 2 and id(parameter) not in outer]
         chosen = {id(matrix) for matrix in matrices}
         others = [parameter for parameter in trained if id(parameter) not in chosen]
-        self.both: list[torch.optim.Optimizer] = []
+        self.optimizers: list[torch.optim.Optimizer] = []
         if matrices:
-            self.both.append(torch.optim.Muon(matrices, lr=1e-4))
+            self.optimizers.append(torch.optim.Muon(matrices, lr=1e-4))
         if others:
-            self.both.append(torch.optim.AdamW(others, lr=1e-4, foreach=True))
+            self.optimizers.append(torch.optim.AdamW(others, lr=1e-4, foreach=True))
         super().__init__(trained, {})
 
     def step(self, closure: None = None) -> None:
         """Update the matrices, then the rest."""
-        for inner in self.both:
+        for inner in self.optimizers:
             inner.step()
             self.state.update(inner.state)
 

@@ -115,9 +115,9 @@ class MemoryCheck(TrainerCallback):
         step = state.global_step
         if self.request is None or (step - self._first not in self.steps and step != state.max_steps):
             return
-        found = measured(model, getattr(optimizer, "optimizer", optimizer), args.device)
-        self.rows.append({"step": step, "measured": found})
-        self.write(f"Headroom, step {step}: {_compared(self.predicted, found)}")
+        measured_bytes = measured(model, getattr(optimizer, "optimizer", optimizer), args.device)
+        self.rows.append({"step": step, "measured": measured_bytes})
+        self.write(f"Headroom, step {step}: {_compared(self.predicted, measured_bytes)}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the record."""
@@ -136,23 +136,23 @@ class MemoryCheck(TrainerCallback):
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _line(figures: dict[str, int]) -> str:
     return ", ".join(f"{name} {size:,}" for name, size in figures.items())
 
 
-def _compared(expected: dict[str, int], found: dict[str, int]) -> str:
+def _compared(expected: dict[str, int], measured: dict[str, int]) -> str:
     """Return each figure, with the prediction and its error where there is one."""
     parts = []
-    for name, size in found.items():
+    for name, size in measured.items():
         if name in expected and size:
             parts.append(f"{name} {size:,} (predicted {expected[name]:,}, {expected[name] / size - 1:+.3%})")
         else:

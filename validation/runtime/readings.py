@@ -29,8 +29,8 @@ def predicted(request: Request, device: torch.device) -> dict[str, int]:
     resident = resident_state(request)
     states = sum(tensor.bytes for tensor in (*resident.tensors, *resident.optimizer_states))
     if device.type != "cuda":
-        of_trainer = kept(trainer_of(resident.prepared.training), resident.prepared)
-        return {RESIDENT: states - sum(tensor.bytes for tensor in of_trainer)}
+        trainer_tensors = kept(trainer_of(resident.prepared.training), resident.prepared)
+        return {RESIDENT: states - sum(tensor.bytes for tensor in trainer_tensors)}
     return {
         "memory_allocated": states + memory.library_workspace_bytes,
         "max_memory_allocated": memory.peak_allocated_bytes + memory.library_workspace_bytes,

@@ -164,8 +164,8 @@ def rank_of(sharding: Sharding, rank: int, folder: str) -> Iterator[None]:
         "gloo", rank=rank, world_size=sharding.count, store=dist.FileStore(f"{folder}/store", sharding.count)
     )
     with ExitStack() as stack:
-        found = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)  # noqa: E731
-        stack.enter_context(mock.patch.object(PartialState, "_prepare_backend", found))
+        backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)  # noqa: E731
+        stack.enter_context(mock.patch.object(PartialState, "_prepare_backend", backend))
         for name, answer in CAPABILITIES.items():
             stack.enter_context(mock.patch(name, answer))
         yield

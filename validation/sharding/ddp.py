@@ -31,13 +31,13 @@ class _Maps(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[torch.Tensor] = []
+        self.tensors: list[torch.Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation, and keep what it allocates if that is a map. Its copy on the host is made of zeros."""
         result = func(*args, **(kwargs or {}))
         if func.overloadpacket is torch.ops.aten.empty and result.dtype == torch.int32:
-            self.found.append(result)
+            self.tensors.append(result)
         return result
 
 
@@ -53,7 +53,7 @@ class RecordedDDP(parallel.DistributedDataParallel):
             options.pop(name, None)
         with _Maps() as maps, _unsynchronized() as unsynchronized:
             super().__init__(module, **unsynchronized, **options)
-        self.used = maps.found[-1:]
+        self.used = maps.tensors[-1:]
         self.buckets: dict[int, torch.Tensor] = {}
         hook = lambda buckets, bucket: _reduced(buckets, bucket)  # noqa: E731, PLW0108  DDP refuses annotations as text
         self.register_comm_hook(self.buckets, hook)

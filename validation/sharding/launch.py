@@ -33,7 +33,7 @@ def launched(sharding: Sharding, rank: int, streams: Streams) -> Iterator[None]:
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": "29500",
     }
-    found = lambda *_, **__: ("fake", DistributedType.MULTI_GPU)  # noqa: E731
+    backend = lambda *_, **__: ("fake", DistributedType.MULTI_GPU)  # noqa: E731
     with ExitStack() as stack:
         if sharding.stage:
             from validation.sharding import accelerator  # noqa: PLC0415  (DeepSpeed is optional)
@@ -41,7 +41,7 @@ def launched(sharding: Sharding, rank: int, streams: Streams) -> Iterator[None]:
             accelerator.forget_groups()
             stack.enter_context(accelerator.posing_as_cuda("meta", streams, "fake"))
         stack.enter_context(mock.patch.dict(os.environ, environment))
-        stack.enter_context(mock.patch.object(PartialState, "_prepare_backend", found))
+        stack.enter_context(mock.patch.object(PartialState, "_prepare_backend", backend))
         yield
 
 

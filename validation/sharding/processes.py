@@ -112,10 +112,10 @@ def _run_rank(sharded: ShardedRequest, rank: int, folder: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=sharded.sharding.count, store=store)
     try:
         with _released_collectives():
-            found = peaks(trace_in_group(sharded, torch.device("cpu"), Streams()))
+            rank_peaks = peaks(trace_in_group(sharded, torch.device("cpu"), Streams()))
     finally:
         dist.destroy_process_group()
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(rank_peaks), encoding="utf-8")
 
 
 @contextmanager
@@ -161,14 +161,14 @@ def _references(tensors: list[torch.Tensor]) -> int:
 
 def peaks(traced: Trace) -> dict[str, int]:
     """Return the most bytes alive in each phase and before the step (`resident`), without single numbers."""
-    ledger, found = traced.ledger, {"resident": 0}
+    ledger, by_phase = traced.ledger, {"resident": 0}
     sizes = [storage.bytes if storage.nbytes > NUMBER else 0 for storage in ledger.storages]
     starts = [*ledger.phase_starts, (len(ledger.events), "end")]
     live = sum(sizes[number] for number in ledger.events[: starts[0][0]])
-    found["resident"] = live
+    by_phase["resident"] = live
     for (start, phase), (end, _) in pairwise(starts):
-        found[phase] = max(found.get(phase, 0), live)
+        by_phase[phase] = max(by_phase.get(phase, 0), live)
         for event in ledger.events[start:end]:
             live += sizes[event] if event >= 0 else -sizes[~event]
-            found[phase] = max(found[phase], live)
-    return found
+            by_phase[phase] = max(by_phase[phase], live)
+    return by_phase

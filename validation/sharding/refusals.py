@@ -29,8 +29,8 @@ def check(training: Training, sharding: Sharding, rank: int) -> None:
     if sharding.stage and training.autocast != "bfloat16" and training.dtype != "float32":
         reason = "DeepSpeed trains float32 weights unless bf16 is enabled: set autocast bfloat16"
         raise refusal("training.autocast", reason, training.autocast)
-    of_shards = OPTIMIZERS[training.optimizer].of_shards or training.optimizer in ON_SHARDS
-    if sharding.name == "fsdp" and not of_shards:
+    updates_shards = OPTIMIZERS[training.optimizer].updates_shards or training.optimizer in ON_SHARDS
+    if sharding.name == "fsdp" and not updates_shards:
         reason = f"it fails on FSDP2's DTensor shards: use one of {', '.join(ON_SHARDS)}"
         raise refusal("training.optimizer", reason, training.optimizer)
 

@@ -96,9 +96,9 @@ def trace(recipe: Recipe, sharding: Sharding, rank: int = 0, *, before_2_14: boo
     Raises:
         PlanError: if the libraries refuse the request, or the trace does not run it.
     """
-    with launched_run(recipe, sharding, rank, before_2_14=before_2_14) as made:
-        counts = made.run.reference.parameter_counts()
-        step = ShardedTrainerStep(made.run, made.engine, made.streams)
+    with launched_run(recipe, sharding, rank, before_2_14=before_2_14) as run:
+        counts = run.run.reference.parameter_counts()
+        step = ShardedTrainerStep(run.run, run.engine, run.streams)
         step.run()
     return Trace(
         parameters=counts,
@@ -106,5 +106,5 @@ def trace(recipe: Recipe, sharding: Sharding, rank: int = 0, *, before_2_14: boo
         ledger=step.ledger,
         emulations=EMULATIONS,
         resident=step.resident_bytes,
-        pinned=made.pinned.peak if made.pinned is not None else None,
+        pinned=run.pinned.peak if run.pinned is not None else None,
     )

@@ -49,13 +49,13 @@ def run(args: argparse.Namespace) -> int:
     """Compare the allocators; returns 1 if a stream differs, 2 if there can be no stub."""
     if args.kind is None:
         given = ["allocator", "--stub-gpu", args.stub_gpu, "--seed", str(args.seed), "--count", str(args.count)]
-        found = 0
+        differing = 0
         for kind in KINDS:
             status = run_on_stub(args, [*given, "--kind", kind])
             if status > 1:
                 return status
-            found = max(found, status)
-        return found
+            differing = max(differing, status)
+        return differing
     return _compare(args.kind, range(args.seed, args.seed + args.count))
 
 
@@ -156,8 +156,8 @@ def _without_advice(error: str | None) -> str | None:
 
 def _difference(ours: Outcome, theirs: Outcome) -> str:
     """Return where two outcomes differ first."""
-    both = zip(ours.reserved, theirs.reserved, strict=False)
-    at = next((n for n, (own, other) in enumerate(both) if own != other), None)
+    pairs = zip(ours.reserved, theirs.reserved, strict=False)
+    at = next((n for n, (own, other) in enumerate(pairs) if own != other), None)
     if at is not None:
         return f"event {at} leaves {ours.reserved[at]:,} bytes reserved here and {theirs.reserved[at]:,} in PyTorch"
     if len(ours.reserved) != len(theirs.reserved):

@@ -66,16 +66,16 @@ class BatchValues(TorchFunctionMode):
 
     def _known(self, out: Any, on_host: Callable[[], Any], *, changes: bool) -> Any:
         """Return the output, whose values are known, in the shape that follows from them."""
-        made = list(tensors(out))
+        tensors_out = list(tensors(out))
         if not changes and all(
-            self._is_on_stub(tensor) and self._is_known(tensor) for tensor in made
+            self._is_on_stub(tensor) and self._is_known(tensor) for tensor in tensors_out
         ):  # views, or none
             return out
         theirs = on_host()
-        if not any(map(self._is_on_stub, made)):
+        if not any(map(self._is_on_stub, tensors_out)):
             return theirs
         values = list(tensors(theirs))
-        if [tensor.shape for tensor in made] != [value.shape for value in values]:  # such as that of nonzero
+        if [tensor.shape for tensor in tensors_out] != [value.shape for value in values]:  # such as that of nonzero
             out = tree_map(
                 lambda leaf: torch.empty_like(leaf, device=self._device) if _is_tensor(leaf) else leaf, theirs
             )

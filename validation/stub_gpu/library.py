@@ -52,12 +52,12 @@ def build(folder: Path) -> list[Path]:
     """
     libraries, site = _torch_libraries()
     strings = (libraries / _LOADING).read_bytes()
-    of_runtime = _symbols(_RUNTIME_SYMBOL, *(libraries / name for name in _OF_RUNTIME))
-    of_driver = {*_symbols(_DRIVER_SYMBOL, libraries / _LINKED), *_strings(_DRIVER_STRING, strings)}
+    runtime_symbols = _symbols(_RUNTIME_SYMBOL, *(libraries / name for name in _OF_RUNTIME))
+    driver_symbols = {*_symbols(_DRIVER_SYMBOL, libraries / _LINKED), *_strings(_DRIVER_STRING, strings)}
     options = [f"-I{path}" for path in _headers(site)] + [f"-DCUDA_VERSION={_cuda_version(libraries)}"]
     options += [f"-DCOMPILED_FOR={','.join(_compiled_for(libraries))}"]
     return [
-        _compiled(folder / _DRIVER_NAME, _RUNTIME, {*of_runtime, *of_driver}, *options),
+        _compiled(folder / _DRIVER_NAME, _RUNTIME, {*runtime_symbols, *driver_symbols}, *options),
         _compiled(folder / _NVML_NAME, _NVML, _strings(_NVML_STRING, strings)),
     ]
 
@@ -99,10 +99,10 @@ def environment(libraries: Iterable[Path], card: GPU, multiprocessors: int) -> d
 
 def _torch_libraries() -> tuple[Path, Path]:
     """Return the folder of torch's libraries, and the folder in which torch is installed."""
-    found = find_spec("torch")
-    if found is None or found.origin is None:
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
         raise NoStubError("torch is not installed")
-    folder = Path(found.origin).parent
+    folder = Path(spec.origin).parent
     if not all((folder / "lib" / name).exists() for name in (*_OF_RUNTIME, _LINKED)):
         raise NoStubError("torch is not a CUDA build for Linux: install one, without +cpu")
     return folder / "lib", folder.parent
@@ -110,18 +110,18 @@ def _torch_libraries() -> tuple[Path, Path]:
 
 def _cuda_version(libraries: Path) -> int:
     """Return the version of CUDA that torch is built for, as the runtime states it: 13000 for 13.0."""
-    found = re.search(r"cuda.*= '(\d+)\.(\d+)", libraries.with_name("version.py").read_text("utf-8"))
-    if found is None:
+    match = re.search(r"cuda.*= '(\d+)\.(\d+)", libraries.with_name("version.py").read_text("utf-8"))
+    if match is None:
         raise NoStubError("torch/version.py names no version of CUDA")
-    return 1000 * int(found[1]) + 10 * int(found[2])
+    return 1000 * int(match[1]) + 10 * int(match[2])
 
 
 def _compiled_for(libraries: Path) -> list[str]:
     """Return the compute capabilities that torch's kernels are compiled for, times 10."""
-    found = _ARCH_FLAGS.search((libraries / _PYTHON).read_bytes())
-    if found is None:
+    match = _ARCH_FLAGS.search((libraries / _PYTHON).read_bytes())
+    if match is None:
         raise NoStubError("torch names no compute capability that it is compiled for")
-    return [name.removeprefix("sm_") for name in found[0].decode("ascii").split()]
+    return [name.removeprefix("sm_") for name in match[0].decode("ascii").split()]
 
 
 def _headers(site: Path) -> Iterator[Path]:

@@ -33,8 +33,8 @@ def builder(request: Request, *, adapted: bool) -> tuple[str, dict[str, Any]]:
 def component(path: str) -> Callable[..., Any]:
     """Return the object that a dotted path names."""
     module, _, name = path.rpartition(".")
-    found: Callable[..., Any] = getattr(import_module(module), name)
-    return found
+    builder: Callable[..., Any] = getattr(import_module(module), name)
+    return builder
 
 
 def _family(request: Request) -> tuple[str, dict[str, Any]]:

@@ -83,10 +83,10 @@ def _config(request: Request, folder: str) -> dict[str, Any]:
 
 def _class(kind: str) -> Any:
     """Return the recipe's class, from the file in torchtune's package of recipes, which cannot be imported."""
-    found = importlib.util.find_spec("recipes")
-    assert found is not None
-    assert found.origin is not None
-    path = Path(found.origin).with_name(f"{kind}_finetune_single_device.py")
+    package = importlib.util.find_spec("recipes")
+    assert package is not None
+    assert package.origin is not None
+    path = Path(package.origin).with_name(f"{kind}_finetune_single_device.py")
     spec = importlib.util.spec_from_file_location(f"torchtune_{kind}_recipe", path)
     assert spec is not None
     assert spec.loader is not None

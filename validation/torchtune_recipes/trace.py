@@ -122,7 +122,7 @@ class RecipeStep:
                 ("torch.Tensor.backward", lambda: self.tracker.enter("backward"), self._after_backward),
                 ("torchtune.training.scale_grads", None, self._begin_update),
             ):
-                stack.enter_context(mock.patch(path, _around(resolve_name(path), before, after)))
+                stack.enter_context(mock.patch(path, _with_hooks(resolve_name(path), before, after)))
             yield
 
     def _begin_batch(self) -> None:
@@ -167,7 +167,7 @@ def _reference(model: torch.nn.Module) -> ReferenceModel:
     )
 
 
-def _around(
+def _with_hooks(
     unchanged: Callable[..., Any], before: Callable[[], None] | None, after: Callable[[], None] | None
 ) -> Callable[..., Any]:
     def changed(*args: Any, **kwargs: Any) -> Any:

@@ -185,8 +185,8 @@ def _parts_of_events(ledger: Ledger[PhaseName], events: list[int], ends: tuple[s
 
 def _layer(module: str) -> str:
     """Return the layer that contains a module, with its stack in an encoder-decoder. Empty if no layer contains it."""
-    found = _LAYER.search(module)
-    if not found:
+    match = _LAYER.search(module)
+    if not match:
         return ""
-    stacks = [name for name in module[: found.start()].split(".") if name in {"encoder", "decoder"}]
-    return " ".join([*stacks[-1:], "layer", found[1]])
+    stacks = [name for name in module[: match.start()].split(".") if name in {"encoder", "decoder"}]
+    return " ".join([*stacks[-1:], "layer", match[1]])

@@ -65,11 +65,11 @@ def run(args: argparse.Namespace) -> int:
     for family in args.families or FAMILIES_WITH_FORWARD:
         for request, calculated in islice(answered(family, args.seed), args.count):
             document = traced(request)
-            found = dict(differences(calculated, traced_estimate(request, document)))
-            equal = not found.keys() & ALLOCATED
+            errors = dict(differences(calculated, traced_estimate(request, document)))
+            equal = not errors.keys() & ALLOCATED
             validated.update(document.operations if equal else ())
             differ += not equal
-            print(f"{family:24} {request.method.name:10} {json.dumps(found) if found else 'equal'}", flush=True)
+            print(f"{family:24} {request.method.name:10} {json.dumps(errors) if errors else 'equal'}", flush=True)
     if args.write:
         _write(sorted(validated), f"python -m validation engines --write --count {args.count} --seed {args.seed}")
     return int(differ > 0)

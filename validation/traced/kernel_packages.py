@@ -30,7 +30,7 @@ class KernelPackages:
     @property
     def functions(self) -> dict[str, tuple[str, ...]]:
         """The functions by distribution, sorted."""
-        return {name: tuple(sorted(found)) for name, found in sorted(self._functions.items())}
+        return {name: tuple(sorted(names)) for name, names in sorted(self._functions.items())}
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -39,6 +39,6 @@ class KernelPackages:
             yield
 
     def _record(self, message: str, *_: object) -> None:
-        found = WARNING.search(message)
-        if found:
-            self._functions[found[2]].add(found[1])
+        match = WARNING.search(message)
+        if match:
+            self._functions[match[2]].add(match[1])

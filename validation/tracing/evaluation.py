@@ -121,8 +121,8 @@ def _set_language(wrapped: Any, model: Model) -> None:
     base_model = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
     fields: dict[str, Any] = {"no_timestamps_token_id": 4, "suppress_tokens": [5, 6], "begin_suppress_tokens": [7, 8]}
     if prompt_tokens(model) > ENGLISH_PROMPT:
-        of_tokens = {"lang_to_id": {"<|en|>": 1}, "task_to_id": {"transcribe": 2, "translate": 3}}
-        fields |= {"is_multilingual": True, "language": "en", "task": "transcribe", **of_tokens}
+        token_config = {"lang_to_id": {"<|en|>": 1}, "task_to_id": {"transcribe": 2, "translate": 3}}
+        fields |= {"is_multilingual": True, "language": "en", "task": "transcribe", **token_config}
     for name, value in fields.items():
         setattr(base_model.generation_config, name, value)
 

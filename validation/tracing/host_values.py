@@ -91,11 +91,11 @@ class HostValues:
         """Drop the values of a tensor."""
         self._drop(tensor.untyped_storage()._cdata)
 
-    def _repeat(self, gathered: torch.Tensor, of_rank: torch.Tensor) -> None:
+    def _repeat(self, gathered: torch.Tensor, rank_tensor: torch.Tensor) -> None:
         """Keep the values of a tensor that is gathered from all processes, whose values are those of this one."""
-        value = self.value(of_rank)
+        value = self.value(rank_tensor)
         if value is not None:
-            self._keep(gathered, value.flatten().repeat(gathered.numel() // of_rank.numel()).view(gathered.shape))
+            self._keep(gathered, value.flatten().repeat(gathered.numel() // rank_tensor.numel()).view(gathered.shape))
 
     def _read(self, tensor: torch.Tensor) -> Any:
         value = self.value(tensor)

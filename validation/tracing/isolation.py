@@ -30,6 +30,6 @@ def each_alone(function: Callable[[Any], Any], items: Iterable[Any], processes: 
             raise
 
 
-def alone(function: Callable[[Any], Any], item: Any) -> Any:
+def in_new_process(function: Callable[[Any], Any], item: Any) -> Any:
     """Call a function with an item in a new process."""
     return next(each_alone(function, [item], 1))[1]

@@ -39,7 +39,7 @@ class Repeated(Enum):
     RUNS = "runs: its outputs share storage with its inputs, or are no plain tensors on the meta device"
 
 
-_FOUND: dict[Any, list[Layout] | Repeated] = {}
+_KNOWN: dict[Any, list[Layout] | Repeated] = {}
 
 
 def run(func: Any, args: Any, kwargs: Any) -> Any:
@@ -47,15 +47,15 @@ def run(func: Any, args: Any, kwargs: Any) -> Any:
     key = _key(func, args, kwargs) if _is_known_by_layouts(func) and not _is_observed() else None
     if key is None:
         return func(*args, **kwargs)
-    found = _FOUND.get(key)
-    if found is None:
+    known = _KNOWN.get(key)
+    if known is None:
         return _run_first(key, func, args, kwargs)
-    if found is Repeated.RETURNS_FIRST_ARGUMENT:
+    if known is Repeated.RETURNS_FIRST_ARGUMENT:
         return args[0]
-    if found is Repeated.RUNS:
+    if known is Repeated.RUNS:
         return func(*args, **kwargs)
-    made = [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in found]
-    return made[0] if len(made) == 1 else tuple(made)
+    outputs_on_meta = [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in known]
+    return outputs_on_meta[0] if len(outputs_on_meta) == 1 else tuple(outputs_on_meta)
 
 
 def _is_observed() -> bool:
@@ -120,14 +120,14 @@ def _run_first(key: tuple[Any, ...], func: OpOverload, args: Any, kwargs: Any) -
     given = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
     before = list(map(_described, given))
     out = func(*args, **kwargs)
-    if len(_FOUND) >= LARGEST:
-        _FOUND.clear()
+    if len(_KNOWN) >= LARGEST:
+        _KNOWN.clear()
     if func._schema.is_mutable:
         same = out is args[0] and list(map(_described, given)) == before
-        _FOUND[key] = Repeated.RETURNS_FIRST_ARGUMENT if same else Repeated.RUNS
+        _KNOWN[key] = Repeated.RETURNS_FIRST_ARGUMENT if same else Repeated.RUNS
     else:
         outputs = out if isinstance(out, tuple) else (out,)
-        _FOUND[key] = _layouts(outputs) if _are_new(outputs, given) else Repeated.RUNS
+        _KNOWN[key] = _layouts(outputs) if _are_new(outputs, given) else Repeated.RUNS
     return out
 
 
@@ -142,11 +142,11 @@ def _are_new(outputs: tuple[Any, ...], given: list[torch.Tensor]) -> bool:
         return False
     storages = {tensor.untyped_storage()._cdata for tensor in (*given, *outputs)}
     sizes = [output.untyped_storage().nbytes() for output in outputs]
-    made = [torch.empty_strided(*layout[:2], dtype=layout[2], device="meta") for layout in _layouts(outputs)]
+    outputs_on_meta = [torch.empty_strided(*layout[:2], dtype=layout[2], device="meta") for layout in _layouts(outputs)]
     return (
         len(storages) == len({tensor.untyped_storage()._cdata for tensor in given}) + len(outputs)
         and not any(output.storage_offset() for output in outputs)
-        and sizes == [tensor.untyped_storage().nbytes() for tensor in made]
+        and sizes == [tensor.untyped_storage().nbytes() for tensor in outputs_on_meta]
     )
 
 

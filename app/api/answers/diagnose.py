@@ -205,21 +205,21 @@ class DiagnoseAnswer(Answer):
     warnings: tuple[str, ...] = described("What an imported file contains that the request does not reproduce.", [])
 
 
-def diagnose_answer(found: Diagnosis, body: dict[str, Any], imported: Imported | None = None) -> DiagnoseAnswer:
+def diagnose_answer(diagnosis: Diagnosis, body: dict[str, Any], imported: Imported | None = None) -> DiagnoseAnswer:
     """Convert a diagnosis to the API's answer."""
-    changes = [{**_fields(change), "request": _body(change)} for change in found.changes]
+    changes = [{**_fields(change), "request": _body(change)} for change in diagnosis.changes]
     return DiagnoseAnswer.model_validate(
         {
-            "sentences": tuple(sentences(found)),
-            "message": _message(found),
+            "sentences": tuple(sentences(diagnosis)),
+            "message": _message(diagnosis),
             "changes": changes,
-            "predicted_verdict": found.outcome.verdict,
-            "timeline": found.estimate.memory.timeline,
-            "snapshot": _snapshot(found.snapshot),
+            "predicted_verdict": diagnosis.outcome.verdict,
+            "timeline": diagnosis.estimate.memory.timeline,
+            "snapshot": _snapshot(diagnosis.snapshot),
             "request": body,
             "warnings": not_reproduced(imported),
-            "in_phases": [replace(match, alive=match.alive[:MOST_ALIVE]) for match in found.in_phases],
-            **{name: getattr(found, name) for name in _SAME},
+            "in_phases": [replace(match, alive=match.alive[:MOST_ALIVE]) for match in diagnosis.in_phases],
+            **{name: getattr(diagnosis, name) for name in _SAME},
         },
         from_attributes=True,
     )
@@ -237,21 +237,21 @@ def _fields(change: Any) -> dict[str, Any]:
     return {name: getattr(change, name) for name in DiagnosedChange.model_fields if name != "request"}
 
 
-def _snapshot(found: SnapshotMatch | None) -> dict[str, Any] | None:
-    if found is None:
+def _snapshot(match: SnapshotMatch | None) -> dict[str, Any] | None:
+    if match is None:
         return None
-    snapshot = found.snapshot
-    of_match = [name for name in SnapshotAnswer.model_fields if hasattr(found, name)]
+    snapshot = match.snapshot
+    match_fields = [name for name in SnapshotAnswer.model_fields if hasattr(match, name)]
     return {
         "allocated_bytes": snapshot.allocated_bytes,
         "reserved_bytes": snapshot.reserved_bytes,
         "timeline": snapshot.line,
-        **{name: getattr(found, name) for name in of_match},
+        **{name: getattr(match, name) for name in match_fields},
     }
 
 
-def _message(found: Diagnosis) -> dict[str, Any]:
-    message = found.message
+def _message(diagnosis: Diagnosis) -> dict[str, Any]:
+    message = diagnosis.message
     stated = {
         f"{name}_bytes": getattr(message, name).bytes
         for name in ("requested", "total", "free", "allocated", "unallocated")

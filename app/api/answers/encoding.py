@@ -37,15 +37,15 @@ def _model_writer(kind: type[BaseModel]) -> Writer:
     writers = {name: _field_writer(field) for name, field in kind.model_fields.items()}
     if getattr(kind, "own", ()):
         return _form_writer(writers, kind.varying)  # type: ignore[attr-defined]  # an Answer has it
-    of_object = _template(writers, "value.{}")
+    write_object = _template(writers, "value.{}")
     if not before:
-        return _keeping(of_object) if getattr(kind, "keeps_json", False) else of_object
-    of_dict = _template(writers, "value['{}']")
+        return _keeping(write_object) if getattr(kind, "keeps_json", False) else write_object
+    write_dict = _template(writers, "value['{}']")
 
     def write(value: Any) -> str:
         for prepare in before:
             value = prepare(value)
-        return of_dict(value) if isinstance(value, dict) else of_object(value)
+        return write_dict(value) if isinstance(value, dict) else write_object(value)
 
     return write
 
@@ -72,7 +72,7 @@ def _template(writers: Mapping[str, Writer | None], member: str) -> Writer:
 
 def _form_writer(writers: Mapping[str, Writer | None], varying: tuple[str, ...]) -> Writer:
     """Return a function that inserts a value's own members into the JSON of its form. Both are written once."""
-    of_form = _room_for(writers, varying)
+    write_form = _room_for(writers, varying)
     texts = "".join(f"{name}(value.{name})," if writers[name] else f"value.{name}," for name in varying)
     texts_of = eval(f"lambda value: ({texts})", dict(writers))  # noqa: S307  the names of declared fields
 
@@ -80,7 +80,7 @@ def _form_writer(writers: Mapping[str, Writer | None], varying: tuple[str, ...])
         if value.json is None:
             form = value.form
             if form.json is None:
-                form.json = of_form(value)
+                form.json = write_form(value)
             value.json = form.json % texts_of(value)
         return value.json
 
@@ -104,7 +104,7 @@ def _column(kind: Any) -> str:
 
 def _column_writer(kind: type[Answer]) -> Writer:
     """Return a function that writes a list of values that differ only in a whole number. Their form is written once."""
-    of_form = _list_writer(
+    write_form = _list_writer(
         _room_for({name: _field_writer(field) for name, field in kind.model_fields.items()}, (kind.column,))
     )
     column = attrgetter(kind.column)
@@ -112,7 +112,7 @@ def _column_writer(kind: type[Answer]) -> Writer:
     def write(values: Any) -> str:
         form = values.form
         if form.json is None:
-            form.json = of_form(values)
+            form.json = write_form(values)
         text: str = form.json % column(values)
         return text
 

@@ -34,7 +34,7 @@ def base_without_key(request: Request, keys: tuple[str, ...] = ()) -> Iterator[N
     """
     method = request.method
     weight = method.base_quantization(request.training)
-    if not isinstance(method, LoRA) or weight is None or weight.of_bitsandbytes or weight.is_in_checkpoint:
+    if not isinstance(method, LoRA) or weight is None or weight.is_bitsandbytes or weight.is_in_checkpoint:
         return
     assert method.quantization_config is not None
     if stated(request.model) is None and method.quantization_config.quant_method not in keys:

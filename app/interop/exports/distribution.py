@@ -133,4 +133,4 @@ def files(planned: Planned, *, accelerate: bool) -> tuple[AdditionalFile, ...]:
         case "fsdp":
             return (accelerate_file(planned.request),) if accelerate else ()
         case _:
-            return (deepspeed_file(planned.request, of_trainer=True),)
+            return (deepspeed_file(planned.request, has_trainer=True),)

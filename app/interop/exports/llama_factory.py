@@ -176,9 +176,16 @@ def _low_rank(planned: Planned) -> Part:
 
 def _without_keys(method: LowRank) -> tuple[str, ...]:
     """Return the settings of LoRA that LLaMA-Factory has no key for. Of the initializations, it has PiSSA."""
-    of_initialization = () if method.init_lora_weights in PISSA_ITER else ("init_lora_weights",)
-    of_modules = ("rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "target_parameters")
-    return (*of_modules, "layer_replication", "lora_bias", "use_bdlora", "trainable_token_indices", *of_initialization)
+    initialization_keys = () if method.init_lora_weights in PISSA_ITER else ("init_lora_weights",)
+    module_keys = ("rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "target_parameters")
+    return (
+        *module_keys,
+        "layer_replication",
+        "lora_bias",
+        "use_bdlora",
+        "trainable_token_indices",
+        *initialization_keys,
+    )
 
 
 def _stage(planned: Planned) -> dict[str, Any]:
@@ -202,16 +209,16 @@ def _adapters(planned: Planned) -> tuple[NotExpressed, ...]:
     training, method = planned.request.training, planned.request.method
     if training.dtype == "float32":
         return ()
-    found: list[NotExpressed] = []
+    differences: list[NotExpressed] = []
     if training.adapter_dtype != "float32":
         why = "LLaMA-Factory trains added parameters in float32"
-        found.append(differs("training.adapter_dtype", training.adapter_dtype, why))
+        differences.append(differs("training.adapter_dtype", training.adapter_dtype, why))
     assert isinstance(method, LowRank)
     casts = training.autocast is not None and planned.request.device.sharding not in STAGES
     if method.modules_to_save and casts and method.unfrozen_dtype == "model":
         why = f"LLaMA-Factory trains these copies in float32, not in {training.dtype}"
-        found.append(differs("method.modules_to_save", method.modules_to_save, why))
-    return tuple(found)
+        differences.append(differs("method.modules_to_save", method.modules_to_save, why))
+    return tuple(differences)
 
 
 def _data(planned: Planned) -> Part:

@@ -195,16 +195,20 @@ def trainer_differences(planned: Planned, subject: str) -> tuple[NotExpressed, .
     """Return the features that a tool which runs transformers' Trainer lacks; `subject` is that of the sentence."""
     training = planned.request.training
     others = [name for name in ("loss_type", "packing") if getattr(training, name)]
-    found = [differs(f"training.{name}", getattr(training, name), "belongs to a trainer of TRL") for name in others]
+    differences = [
+        differs(f"training.{name}", getattr(training, name), "belongs to a trainer of TRL") for name in others
+    ]
     if training.padding_free:
-        found.append(differs("training.padding_free", True, "needs DataCollatorWithFlattening, or a trainer of TRL"))
+        differences.append(
+            differs("training.padding_free", True, "needs DataCollatorWithFlattening, or a trainer of TRL")
+        )
     if training.trainer not in (None, "transformers"):
         what = _DIFFERS.get(training.trainer, "trains on texts: the figures are for another run")
-        found.append(differs("training.trainer", training.trainer, f"{subject}, which {what}"))
+        differences.append(differs("training.trainer", training.trainer, f"{subject}, which {what}"))
     if training.completion_tokens is not None:
         why = "the labeled tokens are those of the dataset that the file names"
-        found.append(differs("training.completion_tokens", training.completion_tokens, why))
-    return tuple(found)
+        differences.append(differs("training.completion_tokens", training.completion_tokens, why))
+    return tuple(differences)
 
 
 def cut_cross_entropy_difference(training: Training, why: str) -> tuple[NotExpressed, ...]:

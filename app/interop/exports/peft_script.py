@@ -60,8 +60,8 @@ def exported(planned: Planned) -> Exported:
     if planned.request.training.has_images:
         image_script.check(planned.request, planned.model)
         trainer = image_script.with_images(trainer)
-    of_task = {**task_script.context(planned.request, planned.model), **image_script.context(planned.request)}
-    context = {**_context(planned, script, trainer), **of_task, **script.context(method)}
+    task_context = {**task_script.context(planned.request, planned.model), **image_script.context(planned.request)}
+    context = {**_context(planned, script, trainer), **task_context, **script.context(method)}
     content = script_template(f"methods/{script.template}.py.jinja").render(
         parent=f"{trainer.template}.py.jinja", **context
     )
@@ -75,13 +75,13 @@ def exported(planned: Planned) -> Exported:
 
 
 def _additional_files(request: Request) -> tuple[AdditionalFile, ...]:
-    sharding, of_trainer = request.device.sharding, request.training.trainer is not None
+    sharding, has_trainer = request.device.sharding, request.training.trainer is not None
     if sharding in ("none", "ddp"):
         return ()
     config = several_gpus.accelerate_file(request)
     if sharding == "fsdp":
         return (config,)
-    return (config, several_gpus.deepspeed_file(request, of_trainer=of_trainer))
+    return (config, several_gpus.deepspeed_file(request, has_trainer=has_trainer))
 
 
 def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _check_checkpoint(request: Request) -> None:
         PlanError: if the model has no hub id.
     """
     weight = request.method.base_quantization(request.training)
-    if weight is not None and not weight.of_bitsandbytes and request.model.id is None:
+    if weight is not None and not weight.is_bitsandbytes and request.model.id is None:
         message = f"the script of {request.method.title} reads a checkpoint: name a model by its hub id"
         raise refusal("model.config", message, None)
 
@@ -175,13 +175,13 @@ def _check_active_layers(method: Method) -> None:
 
 def _accelerator(request: Request) -> tuple[str, ...]:
     """Return the arguments of accelerate's Accelerator. Its configuration has the others."""
-    found, ddp = [], several_gpus.changed_ddp(request)
+    options, ddp = [], several_gpus.changed_ddp(request)
     if request.training.gradient_accumulation_steps > 1:
-        found.append("gradient_accumulation_steps=GRADIENT_ACCUMULATION_STEPS")
+        options.append("gradient_accumulation_steps=GRADIENT_ACCUMULATION_STEPS")
     if ddp:
         arguments = ", ".join(f"{name}={value}" for name, value in ddp.items())
-        found.append(f"kwargs_handlers=[DistributedDataParallelKwargs({arguments})]")
-    return tuple(found)
+        options.append(f"kwargs_handlers=[DistributedDataParallelKwargs({arguments})]")
+    return tuple(options)
 
 
 def _run(request: Request) -> tuple[str, ...]:
@@ -230,26 +230,26 @@ ON_SAMPLES = {
 
 def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
     """Return the settings that the sample text cannot show, or that the trainer overrides."""
-    training, found = request.training, []
+    training, differences = request.training, []
     if training.completion_tokens is not None:
         why = "the labeled tokens are those of the script's text"
-        found.append(NotExpressed(loc="training.completion_tokens", value=training.completion_tokens, why=why))
-    found += cut_cross_entropy_difference(
+        differences.append(NotExpressed(loc="training.completion_tokens", value=training.completion_tokens, why=why))
+    differences += cut_cross_entropy_difference(
         training, "the script loads the model unpatched: call the package's cce_patch before"
     )
-    found += unquantized_base(request)
+    differences += unquantized_base(request)
     if training.padding and _is_unpadded(request):
         images = training.has_images
         why = "TRL pads rows with images to the longest" if images else "the rows of the script's text are equally long"
-        found.append(NotExpressed(loc="training.padding", value=True, why=why))
+        differences.append(NotExpressed(loc="training.padding", value=True, why=why))
     adds = TRAINER_SCRIPTS[training.trainer].adds_adapters and not request.method.facts.trains_base
     if adds and training.adapter_dtype == "model":
         why = "the trainer adds adapters in float32"
-        found.append(NotExpressed(loc="training.adapter_dtype", value="model", why=why))
+        differences.append(NotExpressed(loc="training.adapter_dtype", value="model", why=why))
     if training.trainer is not None:
         written_keys = tuple(several_gpus.DDP_KEYS)
-        found += several_gpus.unnamed_ddp(request, "transformers' Trainer", written_keys)
+        differences += several_gpus.unnamed_ddp(request, "transformers' Trainer", written_keys)
     kind = getattr(request.method, "init_lora_weights", None)
     if isinstance(kind, str) and kind in ON_SAMPLES:
-        found.append(NotExpressed(loc="method.init_lora_weights", value=kind, why=ON_SAMPLES[kind]))
-    return tuple(found)
+        differences.append(NotExpressed(loc="method.init_lora_weights", value=kind, why=ON_SAMPLES[kind]))
+    return tuple(differences)

@@ -93,8 +93,8 @@ def projection_options(training: Training) -> dict[str, Any]:
     defaults = {"rank": "128", "update_proj_gap": "200", "scale": "0.25", "proj_type": "std"}
     if kind == "random":
         defaults |= {"scale": "1.0", "proj": "random", "scale_type": "channel"}
-    found: dict[str, Any] = {**defaults, **options(training.optim_args)}
+    values: dict[str, Any] = {**defaults, **options(training.optim_args)}
     return {
         name: int(value) if name in ("rank", "update_proj_gap") else float(value) if name == "scale" else value
-        for name, value in found.items()
+        for name, value in values.items()
     }

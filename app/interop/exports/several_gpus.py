@@ -100,16 +100,16 @@ def fsdp_config(request: Request) -> dict[str, Any]:
     }
 
 
-def deepspeed_file(request: Request, *, of_trainer: bool) -> AdditionalFile:
+def deepspeed_file(request: Request, *, has_trainer: bool) -> AdditionalFile:
     """Return DeepSpeed's configuration of a run under ZeRO."""
-    content = f"{json.dumps(deepspeed_config(request, of_trainer=of_trainer), indent=2)}\n"
+    content = f"{json.dumps(deepspeed_config(request, has_trainer=has_trainer), indent=2)}\n"
     return AdditionalFile(filename=DEEPSPEED, media_type="application/json", content=content)
 
 
-def deepspeed_config(request: Request, *, of_trainer: bool) -> dict[str, Any]:
+def deepspeed_config(request: Request, *, has_trainer: bool) -> dict[str, Any]:
     """Return the keys of DeepSpeed's configuration.
 
-    `of_trainer`: whether transformers' Trainer reads it and fills in what is `auto`. accelerate alone does not.
+    `has_trainer`: whether transformers' Trainer reads it and fills in what is `auto`. accelerate alone does not.
     """
     training, count = request.training, request.device.count
     sizes: dict[str, Any] = {
@@ -122,8 +122,8 @@ def deepspeed_config(request: Request, *, of_trainer: bool) -> dict[str, Any]:
     if request.device.sharding == "zero3":
         zero["stage3_gather_16bit_weights_on_model_save"] = True  # accelerate does not save the model without it
     return {
-        **(dict.fromkeys(sizes, "auto") if of_trainer else sizes),
-        "bf16": {"enabled": "auto" if of_trainer else training.autocast == "bfloat16"},
+        **(dict.fromkeys(sizes, "auto") if has_trainer else sizes),
+        "bf16": {"enabled": "auto" if has_trainer else training.autocast == "bfloat16"},
         "zero_allow_untested_optimizer": True,
         "zero_optimization": zero,
     }
@@ -131,8 +131,8 @@ def deepspeed_config(request: Request, *, of_trainer: bool) -> dict[str, Any]:
 
 def _changed(zero: ZeroOptimization) -> dict[str, Any]:
     """Return the settings that are not DeepSpeed's defaults."""
-    default, found = asdict(ZeroOptimization()), asdict(zero)
-    return {key: value for key, value in found.items() if key != "stage" and value != default[key]}
+    default, given = asdict(ZeroOptimization()), asdict(zero)
+    return {key: value for key, value in given.items() if key != "stage" and value != default[key]}
 
 
 def ddp_keys(request: Request) -> dict[str, Any]:

@@ -123,11 +123,11 @@ def exported(planned: Planned) -> Exported:
 
 def _builder(planned: Planned) -> Builder:
     """Return the builder of the request's model."""
-    found = next((builder for builder in BUILDERS if builder.id == planned.model.id), None)
-    if found is None:
-        message = f"torchtune has a builder for {', '.join(builder.id for builder in BUILDERS)}: use one of these"
+    builder = next((known for known in BUILDERS if known.id == planned.model.id), None)
+    if builder is None:
+        message = f"torchtune has a builder for {', '.join(known.id for known in BUILDERS)}: use one of these"
         raise refusal("model", message, planned.model.id)
-    return found
+    return builder
 
 
 def _folder(builder: Builder) -> str:

@@ -78,8 +78,8 @@ def _targets(method: LowRank, model: Model) -> tuple[str, ...]:
 
 def _passed_on(method: LowRank) -> dict[str, Any]:
     given = {field.name: (getattr(method, field.name), field.default) for field in declared(type(method))}
-    found = {name: given[name][0] for name in PASSED_ON if given[name][0] != given[name][1]}
-    plain = {name: dict(value) if hasattr(value, "items") else value for name, value in found.items()}
+    changed = {name: given[name][0] for name in PASSED_ON if given[name][0] != given[name][1]}
+    plain = {name: dict(value) if hasattr(value, "items") else value for name, value in changed.items()}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 

@@ -81,10 +81,10 @@ def read(
     keys = _keys(content, format)
     name = format or _format(keys)
     other_runs.warn(keys, name)
-    of_gpus = name in launchers.FORMATS
-    imported = FORMATS[name](keys, plan["model"] if of_gpus and plan and model is None else model)
-    if of_gpus:
-        imported = launchers.applied(imported, plan) if plan else launchers.alone(imported)
+    is_launcher = name in launchers.FORMATS
+    imported = FORMATS[name](keys, plan["model"] if is_launcher and plan and model is None else model)
+    if is_launcher:
+        imported = launchers.applied(imported, plan) if plan else launchers.without_plan(imported)
     imported = fsdp_keys.with_modeled_classes(imported)
     parse_request(imported.request, catalogued=False)
     return with_modeled_settings(imported)

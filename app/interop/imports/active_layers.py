@@ -36,7 +36,7 @@ def badam(keys: Keys, method: str) -> dict[str, Any]:
         keys.miss("use_badam", True, "is refused by LLaMA-Factory with an adapter: only the adapter is trained")
         keys.forget(tuple(key for key in keys.left if key.startswith("badam_")))
         return {}
-    found = {
+    settings = {
         "use_badam": True,
         "badam_mode": keys.take("badam_mode", "layer"),
         "badam_switch_mode": keys.take("badam_switch_mode", "ascending"),
@@ -44,7 +44,7 @@ def badam(keys: Keys, method: str) -> dict[str, Any]:
         "badam_start_block": keys.take("badam_start_block"),
     }
     keys.forget(tuple(key for key in keys.left if key.startswith("badam_")))
-    return found
+    return settings
 
 
 def _interval(keys: Keys) -> int:

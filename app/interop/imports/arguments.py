@@ -180,11 +180,11 @@ def _loss(keys: Keys, trainer: str) -> dict[str, Any]:
 
 def _declared(keys: Keys, read: dict[str, Any]) -> dict[str, Any]:
     """Return the remaining keys that have the name and the type of a training setting, such as use_liger_kernel."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for field in declared(Training):
         if field.name in read or field.name not in keys.left or field.name in OWN:
             continue
         value = keys.left[field.name]
         if value is not None and mismatch(field.type, value) is None:
-            found[field.name] = keys.take(field.name)
-    return found
+            values[field.name] = keys.take(field.name)
+    return values

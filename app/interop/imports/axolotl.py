@@ -146,13 +146,13 @@ def _fuses_adapters(keys: Keys) -> bool:
 
 def _targets(keys: Keys, model: Model | None) -> dict[str, Any]:
     is_named = bool(keys.left.get("lora_target_modules"))
-    found, all_linear = targets(keys, "lora_target_modules", model), keys.flag("lora_target_linear")
-    names = found["target_modules"]
+    settings, all_linear = targets(keys, "lora_target_modules", model), keys.flag("lora_target_linear")
+    names = settings["target_modules"]
     if all_linear and names:
         keys.miss("lora_target_modules", names, "is set together with lora_target_linear: all linear layers are used")
     if not all_linear and not is_named:
         keys.miss("lora_target_modules", None, "names no module: PEFT's default for the family is used")
-    return {"target_modules": "all-linear"} if all_linear else found
+    return {"target_modules": "all-linear"} if all_linear else settings
 
 
 def _quantization(keys: Keys, model: Model | None, trainer: TrainerName) -> dict[str, Any]:

@@ -44,14 +44,14 @@ _NAMED = re.compile(rf"(?m)^[ \t]*#[^\n]{{0,200}}?(?:(?<![\w-])({_NAMES})_config
 
 def subcommand_in(text: str) -> dict[str, str]:
     """Return the subcommand that a comment of a configuration names; nothing if there is none."""
-    found = _NAMED.search(text[:LONGEST])
-    return {SUBCOMMAND: found[1] or found[2]} if found else {}
+    match = _NAMED.search(text[:LONGEST])
+    return {SUBCOMMAND: match[1] or match[2]} if match else {}
 
 
 def is_command(text: str) -> bool:
     """Return whether a text is a command line that runs a trainer of TRL, or another script."""
-    found = _COMMAND.search(text[:LONGEST])
-    return found is not None and ":" not in _COMMENT.sub("", text[: found.start()]).replace("://", "")
+    match = _COMMAND.search(text[:LONGEST])
+    return match is not None and ":" not in _COMMENT.sub("", text[: match.start()]).replace("://", "")
 
 
 def keys_of(text: str) -> dict[str, Any]:
@@ -84,10 +84,10 @@ def _one_command(text: str) -> str:
         PlanError: if there are several.
     """
     lines = re.sub(r"\\[ \t]*\n", " ", text).split("\n")
-    found = [line for line in lines if _COMMAND.search(line)]
-    if len(found) > 1:
-        raise refusal("content", f"has {len(found)} commands that run a trainer: paste one", shortened(found[1]))
-    return found[0] if found else "\n".join(lines)
+    commands = [line for line in lines if _COMMAND.search(line)]
+    if len(commands) > 1:
+        raise refusal("content", f"has {len(commands)} commands that run a trainer: paste one", shortened(commands[1]))
+    return commands[0] if commands else "\n".join(lines)
 
 
 def _split(words: list[str]) -> tuple[str, list[str]]:

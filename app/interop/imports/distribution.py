@@ -76,16 +76,16 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
     if fsdp is not None:
         if zero is not None:
             keys.miss("deepspeed", zero.sharding, "is set together with fsdp, which is used")
-        found, name = {**training, **fsdp.training}, "fsdp"
+        settings, name = {**training, **fsdp.training}, "fsdp"
         if format == "axolotl":
             keys.miss("fsdp_version", keys.given("fsdp_version"), AXOLOTL_UNITS)
     elif zero is not None:
-        found, name, count = {**training, **zero.training}, zero.sharding, count or zero.count
+        settings, name, count = {**training, **zero.training}, zero.sharding, count or zero.count
     elif count < FEWEST:
         keys.without_effect += ["ddp"] if ddp else []
         return Distribution(device={}, training=training)
     else:
-        found, name = {**training, **({"ddp": ddp} if ddp else {})}, "ddp"
+        settings, name = {**training, **({"ddp": ddp} if ddp else {})}, "ddp"
     if count < FEWEST:
         why = "one GPU shards nothing, which is not modeled" if count else "the file names no number of GPUs"
         keys.miss(COUNT, count or None, f"{why}: {FEWEST} is used")
@@ -95,7 +95,7 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
         keys.miss("num_machines", nodes, f"{count:,} GPUs do not divide equally among the machines: one node is used")
     elif nodes > 1:
         device["nodes"] = nodes
-    return Distribution(device=device, training=found)
+    return Distribution(device=device, training=settings)
 
 
 def _gpus_of_tool(keys: Keys, format: str) -> int:  # noqa: A002  the API's word
@@ -134,14 +134,14 @@ def _trl_config(name: Any) -> dict[str, Any] | None:
 def _ddp(keys: Keys) -> dict[str, Any]:
     """Return the settings of DDP that are not PyTorch's defaults."""
     cap = keys.integer("ddp_bucket_cap_mb", 25)
-    found: dict[str, Any] = {"bucket_cap_mb": cap} if cap != 25 and cap > 0 else {}
+    settings: dict[str, Any] = {"bucket_cap_mb": cap} if cap != 25 and cap > 0 else {}
     for key, name in DDP_KEYS.items():
         if keys.left.get(key) is True:
-            found[name] = keys.take(key)
+            settings[name] = keys.take(key)
         elif key in keys.left:
             keys.take(key)
     keys.forget(key for key in ("ddp", "ddp_broadcast_buffers", "ddp_backend") if key in keys.left)
-    return found
+    return settings
 
 
 def _fsdp(keys: Keys, format: str) -> fsdp_keys.FSDPRun | None:  # noqa: A002  the API's word
@@ -187,5 +187,5 @@ def _plugin(keys: Keys) -> dict[str, Any]:
     if all(value is None for value in given.values()):
         return {}
     stage = given.pop("zero_stage")
-    found: dict[str, Any] = {"stage": 2 if stage is None else stage}
-    return found | {name.removesuffix("_device"): {"device": value} for name, value in given.items() if value}
+    settings: dict[str, Any] = {"stage": 2 if stage is None else stage}
+    return settings | {name.removesuffix("_device"): {"device": value} for name, value in given.items() if value}

@@ -21,9 +21,9 @@ def adapters_in(modules: Sequence[ast.Module]) -> dict[str, Any] | None:
     places = next((node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "adapt"), None)
     if bottleneck is None or places is None:
         return None
-    made = {ast.unparse(node.func): node for node in ast.walk(bottleneck) if isinstance(node, ast.Call)}
-    activation = next((name for name, made_by in ACTIVATIONS.items() if f"nn.{made_by}" in made), None)
-    width = made["nn.Linear"].args[:1] if "nn.Linear" in made else []
+    calls = {ast.unparse(node.func): node for node in ast.walk(bottleneck) if isinstance(node, ast.Call)}
+    activation = next((name for name, made_by in ACTIVATIONS.items() if f"nn.{made_by}" in calls), None)
+    width = calls["nn.Linear"].args[:1] if "nn.Linear" in calls else []
     names = [node for node in ast.walk(places) if isinstance(node, ast.List) and node.elts]
     if activation is None or not width or not isinstance(width[0], ast.Constant) or not names:
         return None

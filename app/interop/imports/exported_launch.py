@@ -22,8 +22,8 @@ _PROCESSES = re.compile(rf"{_HEAD}{_UP_TO}(?:--nproc_per_node=|NPROC_PER_NODE=)(
 
 def launch_in(code: str) -> dict[str, Any]:
     """Return the options by their names. Return none if the text has no such comment."""
-    found = _COMMAND.search(code)
-    if found:
-        return dict(options_of(found[1].replace("\n#", " ").split()))
+    match = _COMMAND.search(code)
+    if match:
+        return dict(options_of(match[1].replace("\n#", " ").split()))
     count = _PROCESSES.search(code)
     return {"nproc_per_node": int(count[1])} if count else {}

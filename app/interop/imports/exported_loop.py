@@ -87,14 +87,14 @@ def _called(node: ast.Call) -> str:
 def _settings_of_calls(calls: Mapping[str, ast.Call]) -> dict[str, Any]:
     """Return the settings that the calls of a loop make: autocast, the clipped norm, and checkpointing."""
     checkpoints = "gradient_checkpointing_enable" in calls
-    found: dict[str, Any] = {"max_grad_norm": 0.0, "gradient_checkpointing": checkpoints}
+    settings: dict[str, Any] = {"max_grad_norm": 0.0, "gradient_checkpointing": checkpoints}
     if "autocast" in calls:
         dtypes = [keyword.value for keyword in calls["autocast"].keywords if keyword.arg == "dtype"]
-        found["autocast"] = next((dtype.attr for dtype in dtypes if isinstance(dtype, ast.Attribute)), None)
+        settings["autocast"] = next((dtype.attr for dtype in dtypes if isinstance(dtype, ast.Attribute)), None)
     clipped = calls["clip_grad_norm_"].args[1:2] if "clip_grad_norm_" in calls else []
     if clipped and isinstance(clipped[0], ast.Constant):
-        found["max_grad_norm"] = clipped[0].value
-    return found
+        settings["max_grad_norm"] = clipped[0].value
+    return settings
 
 
 def _optimizer(calls: set[str]) -> str | None:

@@ -22,11 +22,11 @@ KNOWN = {
 
 
 def language_targets(
-    keys: Keys, named: list[str] | None, model: Model | None, *, of_layers: bool = True
+    keys: Keys, named: list[str] | None, model: Model | None, *, in_layers: bool = True
 ) -> dict[str, Any]:
     """Return the settings for the modules that `lora_target` names, `all` for every linear layer but the head.
 
-    With `freeze_vision_tower`, which is the default, modules of towers and projectors have no adapters. `of_layers`:
+    With `freeze_vision_tower`, which is the default, modules of towers and projectors have no adapters. `in_layers`:
     whether the method has settings for single layers, as LoRA has.
     """
     freezes = keys.flag("freeze_vision_tower", default=True)
@@ -35,9 +35,9 @@ def language_targets(
     every = named in (None, ["all"])
     if model is not None and model.towers and model.model_type in KNOWN and freezes:
         names = {name for name, _ in linear_modules(model) if model.reads_text(name) and name != model.head}
-        found = settings({name for name in names if every or name.rpartition(".")[2] in (named or ())}, model)
-        if found is not None and (of_layers or len(found) == 1):
-            return found
+        matched = settings({name for name in names if every or name.rpartition(".")[2] in (named or ())}, model)
+        if matched is not None and (in_layers or len(matched) == 1):
+            return matched
         keys.miss(
             "freeze_vision_tower",
             True,

@@ -61,15 +61,15 @@ def merged(option: Any, config: Any, others: dict[str, Any]) -> dict[str, Any] |
     None if they switch nothing on.
     """
     words = option.split() if isinstance(option, str) else option if isinstance(option, list) else []
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for word in words:
-        found |= WORDS.get(str(word), {"fsdp": word})
+        values |= WORDS.get(str(word), {"fsdp": word})
     nested = config if isinstance(config, dict) else {}
     for key, value in (*others.items(), *nested.items()):
-        found[key.removeprefix("fsdp_")] = value
+        values[key.removeprefix("fsdp_")] = value
     if isinstance(config, str) and config:
-        found["config"] = config
-    return found if option or config or others else None
+        values["config"] = config
+    return values if option or config or others else None
 
 
 def read(keys: Keys, settings: dict[str, Any], version: int, *, broadcasts: bool = False) -> FSDPRun:

@@ -90,12 +90,12 @@ def deepspeed(keys: Keys, given: Any) -> Imported:
 
 def _sizes(keys: Keys) -> dict[str, Any]:
     """Return the settings of training that the file states among accelerate's keys of DeepSpeed."""
-    found: dict[str, Any] = {}
+    sizes: dict[str, Any] = {}
     if "gradient_accumulation_steps" in keys.left:
-        found["gradient_accumulation_steps"] = max(1, keys.integer("gradient_accumulation_steps", 1))
+        sizes["gradient_accumulation_steps"] = max(1, keys.integer("gradient_accumulation_steps", 1))
     if "gradient_clipping" in keys.left:
-        found["max_grad_norm"] = keys.number("gradient_clipping", 1.0) or None
-    return found
+        sizes["max_grad_norm"] = keys.number("gradient_clipping", 1.0) or None
+    return sizes
 
 
 def _closed(keys: Keys, format: str, given: Any, training: dict[str, Any]) -> Imported:  # noqa: A002  the API's word
@@ -107,7 +107,7 @@ def _closed(keys: Keys, format: str, given: Any, training: dict[str, Any]) -> Im
     return keys.close(format, request)
 
 
-def alone(imported: Imported) -> Imported:
+def without_plan(imported: Imported) -> Imported:
     """Return the request of a file without a plan. DeepSpeed's `auto` takes the precision of a tool, which is bf16.
 
     In float32, ZeRO keeps no weights in half precision, which few runs mean.
@@ -136,8 +136,8 @@ def applied(imported: Imported, plan: dict[str, Any]) -> Imported:
         stated.add(COUNT)
     request = {**plan, "training": training, "device": {**given, **device}}
     others = tuple(entry for entry in imported.not_understood if entry.key not in stated)
-    of_plan = replace(imported, request=request, not_understood=others)
-    return alone(of_plan) if training.get("dtype", "bfloat16") == "bfloat16" else of_plan
+    planned = replace(imported, request=request, not_understood=others)
+    return without_plan(planned) if training.get("dtype", "bfloat16") == "bfloat16" else planned
 
 
 def _lacks_count(missed: NotUnderstood) -> bool:

@@ -174,7 +174,7 @@ def _oft(keys: Keys, quantized: dict[str, Any], model: Model | None) -> dict[str
         "name": "oft",
         "r": keys.integer("oft_rank", 0),
         "oft_block_size": keys.integer("oft_block_size", 32),
-        **language_targets(keys, keys.names("lora_target"), model, of_layers=False),
+        **language_targets(keys, keys.names("lora_target"), model, in_layers=False),
         "modules_to_save": keys.names("additional_target"),
     }
 
@@ -238,11 +238,11 @@ def _optimizer(keys: Keys, model: Model | None) -> dict[str, Any]:
                 "optim_target_modules": _projected(keys, f"{name}_target", model),
                 "optim_args": written(given),
             }
-    found = optimizer(keys, "optim", "adamw_torch_fused")
+    settings = optimizer(keys, "optim", "adamw_torch_fused")
     for key, effect in _OWN_OPTIMIZERS.items():
         if keys.flag(key):
-            keys.warn(f"{key}: true", effect, f"one with {found['optimizer']}")
-    return found
+            keys.warn(f"{key}: true", effect, f"one with {settings['optimizer']}")
+    return settings
 
 
 def _projecting(keys: Keys, name: str) -> str:
@@ -293,8 +293,8 @@ def _checkpointing(keys: Keys) -> dict[str, Any]:
     """
     disabled, reentrant = keys.flag("disable_gradient_checkpointing"), keys.flag("use_reentrant_gc", default=True)
     if keys.left.get("gradient_checkpointing") is True:
-        found = checkpointing(keys, default=False)
-        return found if disabled else {"gradient_checkpointing_kwargs": {"use_reentrant": True}, **found}
+        settings = checkpointing(keys, default=False)
+        return settings if disabled else {"gradient_checkpointing_kwargs": {"use_reentrant": True}, **settings}
     keys.forget(("gradient_checkpointing", "gradient_checkpointing_kwargs"))
     options = {} if disabled else {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
     return {"gradient_checkpointing": not disabled, **options}

@@ -48,5 +48,5 @@ def _checkpoint_dtype(keys: Keys, method: dict[str, Any], model: Any) -> str:
 
 def checkpoint_dtype(model: Any) -> str:
     """Return the dtype of a model's checkpoint, which is assumed to be bfloat16 unless it is known."""
-    found = model_or_none(model)
-    return "float32" if found is not None and found.model_type in _IN_FLOAT32 else "bfloat16"
+    known = model_or_none(model)
+    return "float32" if known is not None and known.model_type in _IN_FLOAT32 else "bfloat16"

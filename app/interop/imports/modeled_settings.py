@@ -67,10 +67,10 @@ def with_modeled_settings(imported: Imported) -> Imported:
     """Return the import with settings that the calculator answers, with a warning for each one that it refuses."""
     for _ in range(_MOST):
         problems = _problems(imported.request)
-        found = next(_answers(imported.request, problems), None) if problems else None
-        if found is None:
+        changed = next(_answers(imported.request, problems), None) if problems else None
+        if changed is None:
             break
-        request, problem, substitute = found
+        request, problem, substitute = changed
         tool = imported.tool if request.get("training", {}).get("trainer") else ""
         imported = replace(imported, request=request, tool=tool, **_remark(imported, problem, substitute))
     return imported
@@ -104,8 +104,8 @@ def _answers(
 
 
 def _is_for(substitute: Substitute, problem: Problem, request: dict[str, Any]) -> bool:
-    of_torchtune = problem.loc in _OF_TORCHTUNE and request.get("training", {}).get("trainer") == "torchtune"
-    return problem.loc == substitute.loc or (of_torchtune and substitute.loc == "training.trainer")
+    is_torchtune = problem.loc in _OF_TORCHTUNE and request.get("training", {}).get("trainer") == "torchtune"
+    return problem.loc == substitute.loc or (is_torchtune and substitute.loc == "training.trainer")
 
 
 def _changed(request: dict[str, Any], substitute: Substitute) -> dict[str, Any]:

@@ -64,11 +64,11 @@ def method_of(keys: Keys, name: MethodName, model: Model | None) -> dict[str, An
     if keys.left.get("bias") == "none" and all(setting.name != "bias" for setting in settings):
         del keys.left["bias"]
     has_targets = any(setting.name == "target_modules" for setting in settings)
-    of_pattern = _settings_of_pattern(keys, name, model) if has_targets else {}
+    pattern_settings = _settings_of_pattern(keys, name, model) if has_targets else {}
     method: dict[str, Any] = {
         "name": name,
         **{setting.name: _read(keys, setting) for setting in settings},
-        **of_pattern,
+        **pattern_settings,
     }
     if name in CHECKS:
         CHECKS[name](keys, method)
@@ -79,7 +79,7 @@ def _settings_of_pattern(keys: Keys, name: MethodName, model: Model | None) -> d
     """Return the settings for the modules that a pattern matches: of single layers with LoRA alone."""
     if keys.left.get("target_modules") == "all-linear" or not isinstance(keys.left.get("target_modules"), str):
         return {}
-    return targets(keys, "target_modules", model, of_layers=name in ("lora", "qlora"))
+    return targets(keys, "target_modules", model, in_layers=name in ("lora", "qlora"))
 
 
 def _read(keys: Keys, setting: Declared) -> Any:

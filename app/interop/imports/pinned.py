@@ -36,10 +36,10 @@ _PIN = re.compile(rf"(?<![\w-])({'|'.join(_PACKAGES)})==(\d{{1,4}}(?:\.\d{{1,4}}
 
 def pins(text: str) -> dict[str, str]:
     """Return the pinned release of each library of a stack. If there are several, the first one counts."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name, version in _PIN.findall(text):
-        found.setdefault(name.replace("-", "_"), version)
-    return found
+        versions.setdefault(name.replace("-", "_"), version)
+    return versions
 
 
 def stack_of(
@@ -68,8 +68,8 @@ def stack_of(
 
 def _closest_release(version: str) -> tuple[str, str]:
     """Return the known release of TRL whose SFTTrainer computes the loss most like a given one, and the difference."""
-    found = ((versions, differs) for first, versions, differs in _ERAS if release(version)[:2] >= first)
-    return next(found, (DEFAULT_STACK.trl, ""))
+    eras = ((versions, differs) for first, versions, differs in _ERAS if release(version)[:2] >= first)
+    return next(eras, (DEFAULT_STACK.trl, ""))
 
 
 def refusals(request: dict[str, Any]) -> set[str]:

@@ -78,10 +78,10 @@ def axolotl_settings(keys: Keys, rl: Any, training: dict[str, Any]) -> dict[str,
     trainer = training["trainer"]
     if trainer == "transformers":
         return {}
-    of_trl = keys.take("trl", {})
-    if _is_map(of_trl):
-        keys.left |= {key: value for key, value in of_trl.items() if key not in keys.left}
-        keys.forget(key for key in WITHOUT_EFFECT["trl"] if key in of_trl)
+    trl_settings = keys.take("trl", {})
+    if _is_map(trl_settings):
+        keys.left |= {key: value for key, value in trl_settings.items() if key not in keys.left}
+        keys.forget(key for key in WITHOUT_EFFECT["trl"] if key in trl_settings)
     engine = keys.take("vllm", {})
     if TRAINERS[trainer].facts.generates:
         _colocated(keys, engine)

@@ -91,47 +91,47 @@ def keys_of(text: str) -> Keys:
             wrong.append(error)
         except (ValueError, RecursionError, MemoryError) as error:
             raise _nested() from error
-    found = _collect_calls(modules)
-    if wrong and not found.calls:
+    calls = _collect_calls(modules)
+    if wrong and not calls.calls:
         message = f"is not Python: line {wrong[0].lineno}: {wrong[0].msg}"
         raise refusal("content", message, shortened(text)) from wrong[0]
-    if not found.calls:
-        raise nothing_read(found.others)
-    found.settle()
+    if not calls.calls:
+        raise nothing_read(calls.others)
+    calls.settle()
     script = Script(
-        calls=tuple(found.calls),
-        others=tuple(found.others),
-        peft_config=found.peft_config,
-        unread=found.unread,
-        defaults=found.defaults,
+        calls=tuple(calls.calls),
+        others=tuple(calls.others),
+        peft_config=calls.peft_config,
+        unread=calls.unread,
+        defaults=calls.defaults,
         pins=pins(code),
         frozen=frozen_in(modules),
         loop=loop_in(modules),
         rows=rows_in(modules),
-        cut_length=found.cut_length,
+        cut_length=calls.cut_length,
         adapters=adapters_in(modules),
         images=images_in(modules),
     )
-    keys = Keys({**launch_in(code), **found.arguments}, script)
+    keys = Keys({**launch_in(code), **calls.arguments}, script)
     for mistake in wrong:
         line = shortened((mistake.text or "").strip())
         keys.miss("a cell", line, f"is not Python ({mistake.msg}): the cell is not read")
-    for name in other_trainers(found.calls):
+    for name in other_trainers(calls.calls):
         keys.miss(
             name,
             None,
-            f"sets up another run before that of {trainer_of(found.calls)}: to read it, paste only its cells",
+            f"sets up another run before that of {trainer_of(calls.calls)}: to read it, paste only its cells",
         )
     return keys
 
 
 def _collect_calls(modules: list[ast.Module]) -> _Calls:
     """Return the calls of modules, which are read twice: functions are called below their definition."""
-    found = _Calls(Names())
+    calls = _Calls(Names())
     try:
         for module in modules:
-            found.visit(module)
-        again = _Calls(Names(found.names))
+            calls.visit(module)
+        again = _Calls(Names(calls.names))
         for module in modules:
             again.visit(module)
     except RecursionError as error:
@@ -153,9 +153,9 @@ class _Calls(ast.NodeVisitor):
         self.others: list[str] = []
         self.arguments: dict[str, Any] = {}
         #: Those of the calls that load a model for a task. Such a model may only score answers.
-        self.of_tasks: dict[str, list[Argument]] = {}
+        self.task_arguments: dict[str, list[Argument]] = {}
         #: Those of the calls that set up a run with TRL, of which one is read.
-        self.of_trainers: list[tuple[str, list[Argument]]] = []
+        self.trainer_arguments: list[tuple[str, list[Argument]]] = []
         self.unread: dict[str, str] = {}
         self.peft_config = ""
         self.cut_length: int | None = None
@@ -211,9 +211,9 @@ class _Calls(ast.NodeVisitor):
         self.calls += [name[0]] if name[0] == called else [name[0], called]
         given = [(key, self.names.value(argument), argument) for key, argument in self._arguments(name[0], node)]
         if name[0] in LOADS or name[0] == WITHOUT_HEAD:
-            self.of_tasks[name[0]] = given
+            self.task_arguments[name[0]] = given
         elif name[0] in TRL_CLASSES:
-            self.of_trainers.append((name[0], given))
+            self.trainer_arguments.append((name[0], given))
         else:
             self._note(given)
 
@@ -227,13 +227,13 @@ class _Calls(ast.NodeVisitor):
     def settle(self) -> None:
         """Note the arguments of the trainer that is read, and of the call that loads a task's model."""
         trainer = trainer_of(self.calls)
-        for name, given in self.of_trainers:
+        for name, given in self.trainer_arguments:
             if TRL_CLASSES[name] == trainer:
                 self._note(given)
         load = WITHOUT_HEAD if embeds(self.arguments, self.unread) else trains_for(self.calls)
         if trainer == "trl-reward":
             load = OF_REWARD
-        self._note(self.of_tasks.get(load or "", ()))
+        self._note(self.task_arguments.get(load or "", ()))
 
     def _arguments(self, name: str, node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
         first = _first_argument(name)

@@ -61,15 +61,15 @@ _QUANTIZED = re.compile(r"-(?P<method>GPTQ|AWQ)(?:-Int(?P<bits>[48]))?$", re.IGN
 
 def _other_form(named: str, original: str) -> tuple[dict[str, Any] | None, str]:
     """Return the config of a copy that differs from the original by more than its name, and how; None if it doesn't."""
-    split, found = _separated(named, original), _QUANTIZED.search(named)
+    split, match = _separated(named, original), _QUANTIZED.search(named)
     if split is not None:
         return split, " with separate projections"
-    if found is None:
+    if match is None:
         return None, ""
     config = catalogue.model(original).config
-    bits = int(found["bits"] or 4)
-    stored = {"quant_method": found["method"].lower(), "bits": bits, "group_size": 128, "desc_act": False}
-    how = f" in {bits} bits by {found['method'].upper()}, with groups of 128 as usual,"
+    bits = int(match["bits"] or 4)
+    stored = {"quant_method": match["method"].lower(), "bits": bits, "group_size": 128, "desc_act": False}
+    how = f" in {bits} bits by {match['method'].upper()}, with groups of 128 as usual,"
     return {"config": {**config, "quantization_config": stored}}, how
 
 
@@ -83,12 +83,12 @@ def _original(named: str) -> str | None:
         name = name.replace(old, new) if name.startswith(old) else name
     for _ in range(4):
         for spelling in (name, name.removeprefix("Meta-")):
-            if found := _catalogued(spelling):
-                return found
+            if model_id := _catalogued(spelling):
+                return model_id
         name = _SUFFIXES.sub("", name)
     parts = name.split("-")
     ends = ("-".join(parts[first:]) for first in range(1, len(parts) - 1))
-    return next((found for end in ends if (found := _catalogued(end))), None)
+    return next((model_id for end in ends if (model_id := _catalogued(end))), None)
 
 
 #: The names of fine-tuned models that begin in another way than those of their originals.

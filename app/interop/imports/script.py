@@ -97,8 +97,8 @@ def _plain_training(
     if loop is not None:
         return exported_loop.settings_of(keys, loop)
     in_float32 = keys.take("autocast_adapter_dtype", default=True)
-    found = with_rows(keys, arguments(keys, trainer, defaults), keys.script.rows)
-    return found if in_float32 else {**found, "adapter_dtype": "model"}
+    training = with_rows(keys, arguments(keys, trainer, defaults), keys.script.rows)
+    return training if in_float32 else {**training, "adapter_dtype": "model"}
 
 
 def _unsloth_training(
@@ -134,8 +134,8 @@ def _images(keys: Keys, calls: tuple[str, ...], task: dict[str, Any]) -> dict[st
     """Return the training settings of images that the code states. Where it states none, it is a warning."""
     if task == {} and keys.script.images:
         return dict(keys.script.images)
-    of_images = ("FastVisionModel", VISION_COLLATOR)
-    if any(name.startswith(of_images) for name in calls) or (task == {} and tasks.may_read_images(calls)):
+    image_names = ("FastVisionModel", VISION_COLLATOR)
+    if any(name.startswith(image_names) for name in calls) or (task == {} and tasks.may_read_images(calls)):
         effect = "Their tower runs for each, and their tokens count in a sequence."
         keys.warn("the images or audio of a dataset, which the file does not state", effect, "one with text only")
     return {}

@@ -24,20 +24,20 @@ _LONGEST, _MOST_REPEATS = 300, 4
 _QUICK = re.compile(r"(?:[\w.|()^$-]|\(\?:|\\[dw.]|\[[\w\\-]{1,20}\]|(?<!\))[*+]|\?(?!\?))+")
 
 
-def targets(keys: Keys, key: str, model: Model | None, *, of_layers: bool = True) -> dict[str, Any]:
+def targets(keys: Keys, key: str, model: Model | None, *, in_layers: bool = True) -> dict[str, Any]:
     """Return the settings of a method for the modules that a key names: a list of names, or a pattern.
 
-    `of_layers`: whether the method has settings for single layers, as LoRA has.
+    `in_layers`: whether the method has settings for single layers, as LoRA has.
     """
     pattern = keys.left.get(key)
     if not isinstance(pattern, str) or not _IS_PATTERN.search(pattern):
         return {"target_modules": keys.names(key)}
     keys.take(key)
-    found = settings(_matched(pattern, model), model) if model is not None else None
-    if found is None or (len(found) > 1 and not of_layers):
+    matched = settings(_matched(pattern, model), model) if model is not None else None
+    if matched is None or (len(matched) > 1 and not in_layers):
         keys.miss(key, pattern, "is a pattern that module names cannot express for this model: PEFT's default is used")
         return {"target_modules": None}
-    return found
+    return matched
 
 
 def settings(matched: set[str], model: Model) -> dict[str, Any] | None:
@@ -111,7 +111,7 @@ def linear_modules(model: Model) -> Iterator[tuple[str, str | None]]:
     for part in model.parts:
         if isinstance(part, Stack):
             for index, layer in enumerate(part.layers):
-                of_layer = (module.name for module in layer.modules if module.kind == "linear")
-                yield from ((f"{part.name}.{index}.{name}", part.name) for name in of_layer)
+                layer_names = (module.name for module in layer.modules if module.kind == "linear")
+                yield from ((f"{part.name}.{index}.{name}", part.name) for name in layer_names)
         elif part.kind == "linear":
             yield part.name, None

@@ -65,10 +65,10 @@ def trains_for(calls: Iterable[str], auto_model: str | None = None) -> str | Non
 
 def loads(call: str) -> str:
     """Return the call of transformers' Auto class that loads what a call of a model's own class loads."""
-    found = _CLASS.fullmatch(call)
-    if found is None or call in LOADS:
+    match = _CLASS.fullmatch(call)
+    if match is None or call in LOADS:
         return call
-    family, head = found["family"], found["head"] or "CausalLM"
+    family, head = match["family"], match["head"] or "CausalLM"
     if family in _ENCODER_DECODERS and head == "ConditionalGeneration":
         head = "Seq2SeqLM"
     return f"AutoModelFor{'CausalLM' if head in _OF_IMAGES else head}.from_pretrained"
@@ -76,7 +76,7 @@ def loads(call: str) -> str:
 
 def may_read_images(calls: Iterable[str]) -> bool:
     """Return whether a script loads a model with a class of those that also read images."""
-    heads = [found["head"] for found in map(_CLASS.fullmatch, calls) if found is not None]
+    heads = [match["head"] for match in map(_CLASS.fullmatch, calls) if match is not None]
     return any(head in _OF_IMAGES for head in heads)
 
 

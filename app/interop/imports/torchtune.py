@@ -175,7 +175,7 @@ def _optimizer(keys: Keys) -> str:
     component, fused = keys.text("optimizer._component_"), keys.flag("optimizer.fused")
     if component is None:
         return "adamw_torch_fused"
-    found = next(
+    name = next(
         (
             name
             for name, (module, options) in torchtune.OPTIMIZERS.items()
@@ -183,9 +183,9 @@ def _optimizer(keys: Keys) -> str:
         ),
         None,
     )
-    if found is None:
+    if name is None:
         keys.miss("optimizer._component_", component, "is not modeled for torchtune: PyTorch's fused AdamW is used")
-    return found or "adamw_torch_fused"
+    return name or "adamw_torch_fused"
 
 
 def _length(keys: Keys) -> dict[str, Any]:

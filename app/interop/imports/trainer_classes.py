@@ -37,8 +37,8 @@ def trainer_of(calls: Sequence[str]) -> str | None:
 
     None if a script calls none of the classes.
     """
-    of_trl = [TRL_CLASSES[name] for name in calls if name in TRL_CLASSES]
-    return of_trl[-1] if of_trl else next((CLASSES[name] for name in CLASSES if name in calls), None)
+    trl_trainers = [TRL_CLASSES[name] for name in calls if name in TRL_CLASSES]
+    return trl_trainers[-1] if trl_trainers else next((CLASSES[name] for name in CLASSES if name in calls), None)
 
 
 def other_trainers(calls: Sequence[str]) -> list[str]:

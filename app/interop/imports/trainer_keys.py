@@ -26,15 +26,15 @@ def optimizer(keys: Keys, key: str, default: str) -> dict[str, Any]:
     name = keys.choice(key, OF_TRAINERS, default, default)
     if not OPTIMIZERS[name].projects:
         return {"optimizer": name}
-    found: dict[str, Any] = {"optimizer": name}
+    settings: dict[str, Any] = {"optimizer": name}
     named, given = keys.take("optim_target_modules"), keys.take("optim_args")
     if isinstance(named, str):
         named = "all-linear" if named.replace("_", "-") == "all-linear" else [named]
     if named is not None:
-        found["optim_target_modules"] = named
+        settings["optim_target_modules"] = named
     if isinstance(given, dict):
         given = written(given)
-    return found if given is None else {**found, "optim_args": str(given)}
+    return settings if given is None else {**settings, "optim_args": str(given)}
 
 
 def written(options: Mapping[str, Any]) -> str:

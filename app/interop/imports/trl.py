@@ -59,10 +59,10 @@ _OF_TRAINERS = {
 
 def _subcommand(keys: Keys) -> str:
     """Return the subcommand that a configuration is for, by its keys. Without such a key, SFTTrainer is assumed."""
-    found = next((name for key, name in _OF_TRAINERS.items() if keys.left.get(key) is not None), None)
-    why = "is not in the file: " + (f"its keys are those of trl {found}" if found else "trl sft is assumed")
+    subcommand = next((name for key, name in _OF_TRAINERS.items() if keys.left.get(key) is not None), None)
+    why = "is not in the file: " + (f"its keys are those of trl {subcommand}" if subcommand else "trl sft is assumed")
     keys.miss("trl subcommand", None, why)
-    return found or "sft"
+    return subcommand or "sft"
 
 
 def _method(keys: Keys) -> dict[str, Any]:

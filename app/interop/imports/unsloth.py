@@ -50,10 +50,10 @@ def modeled_family(calls: Iterable[str], trainer: str, method: dict[str, Any], m
     """Return the family of a run that Headroom models: supervised LoRA of a model that FastLanguageModel patches."""
     is_language_model = any(name.startswith("FastLanguageModel") for name in calls)
     low_rank = method["name"] in ("lora", "qlora") and not method.get("load_in_8bit")
-    found = model_or_none(model)
-    if found is None or not (is_language_model and trainer == "trl-sft" and low_rank):
+    known = model_or_none(model)
+    if known is None or not (is_language_model and trainer == "trl-sft" and low_rank):
         return None
-    return UNSLOTH_FAMILIES.get(found.model_type)
+    return UNSLOTH_FAMILIES.get(known.model_type)
 
 
 def read_checkpointing(keys: Keys) -> None:
@@ -69,23 +69,23 @@ def read_checkpointing(keys: Keys) -> None:
 
 def training(keys: Keys, family: UnslothFamily, read: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the training of a run with Unsloth, which decides on autocast and attention itself."""
-    found = {**read, **arguments, "trainer": "unsloth"}
-    if found["dtype"] != "float32":
-        found["autocast"] = found["dtype"]
-    if found["attention"] == "eager":
+    training_settings = {**read, **arguments, "trainer": "unsloth"}
+    if training_settings["dtype"] != "float32":
+        training_settings["autocast"] = training_settings["dtype"]
+    if training_settings["attention"] == "eager":
         keys.miss("attn_implementation", "eager", "Unsloth runs flash-attn or xformers, whichever is installed")
-        found["attention"] = "sdpa"
-    if family.needs_flash_attn and found["attention"] != "flash_attention_2":
+        training_settings["attention"] = "sdpa"
+    if family.needs_flash_attn and training_settings["attention"] != "flash_attention_2":
         effect = "Without flash-attn 2.6.3 or later, torch.compile chooses what attention with soft caps saves."
         keys.warn("Unsloth's compiled attention of Gemma 2", effect, "one with flash-attn installed")
-        found["attention"] = "flash_attention_2"
+        training_settings["attention"] = "flash_attention_2"
     rate = keys.take("embedding_learning_rate")
-    if rate is not None and "8bit" in str(found.get("optimizer")):
+    if rate is not None and "8bit" in str(training_settings.get("optimizer")):
         why = "has embeddings in a group of their own, whose optimizer states are in 8 bits: here they are in 32"
         keys.miss("embedding_learning_rate", rate, why)
-    if keys.take("activation_offloading") is False and found["gradient_checkpointing"]:
-        found["activation_offloading"] = False
-    return found
+    if keys.take("activation_offloading") is False and training_settings["gradient_checkpointing"]:
+        training_settings["activation_offloading"] = False
+    return training_settings
 
 
 def read_last_layers(keys: Keys, model: Model | None) -> None:
@@ -143,26 +143,26 @@ def targets_of(keys: Keys, model: Model | None) -> dict[str, Any]:
     models/vision.py, get_peft_model; unsloth_zoo at ce232d6, peft_utils.py, get_peft_regex.
     """
     flags = {name: keys.flag(name, default=True) for name in (*PARTS, *MODULES)}
-    of_parts = any(name in keys.script.calls for name in ("FastModel.get_peft_model", "FastVisionModel.get_peft_model"))
-    if keys.left.get("target_modules") == "all-linear" and of_parts:
+    by_parts = any(name in keys.script.calls for name in ("FastModel.get_peft_model", "FastVisionModel.get_peft_model"))
+    if keys.left.get("target_modules") == "all-linear" and by_parts:
         flags = dict.fromkeys(flags, True)
         keys.take("target_modules")
     if keys.left.get("target_modules") == "all-linear":
         return {"target_modules": keys.take("target_modules")}
     named = targets(keys, "target_modules", model)
-    if not of_parts and model is not None and model.model_type in UNSLOTH_FAMILIES and named["target_modules"]:
+    if not by_parts and model is not None and model.model_type in UNSLOTH_FAMILIES and named["target_modules"]:
         named["target_modules"] = _layer_names(keys, named["target_modules"])
-    if not of_parts or model is None or (named["target_modules"] and all(flags.values())):
+    if not by_parts or model is None or (named["target_modules"] and all(flags.values())):
         return named if named["target_modules"] else {"target_modules": TARGETS}
     pattern = _pattern(flags, _names_in_model(named["target_modules"], model) or _repeated(model))
-    found = settings(matched_by(re.compile(pattern), model), model) if pattern else None
-    if found is None:
+    matched = settings(matched_by(re.compile(pattern), model), model) if pattern else None
+    if matched is None:
         keys.miss(
             "target_modules",
             None,
             "Unsloth adapts modules that a list of names cannot express: its usual seven are used",
         )
-    return found or {"target_modules": TARGETS}
+    return matched or {"target_modules": TARGETS}
 
 
 def _layer_names(keys: Keys, names: list[str]) -> list[str]:
@@ -197,5 +197,5 @@ def _pattern(flags: dict[str, bool], names: list[str]) -> str | None:
         return None
     named = "|".join(map(re.escape, names))
     pattern = rf"(?:.*?(?:{parts}).*?(?:{modules}).*?(?:{named}))"
-    of_text = rf"(?:model\.layers\.\d+\.(?:{modules})\.(?:{named}))"
-    return f"{pattern}|{of_text}" if flags["finetune_language_layers"] else pattern
+    text_pattern = rf"(?:model\.layers\.\d+\.(?:{modules})\.(?:{named}))"
+    return f"{pattern}|{text_pattern}" if flags["finetune_language_layers"] else pattern

@@ -79,7 +79,7 @@ def read(keys: Keys, config: dict[str, Any]) -> ZeroRun:
     """Return the run of a DeepSpeed config, and list what it does not reproduce."""
     left = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
     zero = left.pop("zero_optimization", None)
-    found = _zero(keys, dict(zero)) if isinstance(zero, dict) else {}
+    zero_settings = _zero(keys, dict(zero)) if isinstance(zero, dict) else {}
     training = _sizes(keys, left) | _precision(keys, left) | _optimizer(keys, left)
     for key, value in left.items():
         if isinstance(value, dict) and value.get("enabled") is False:
@@ -88,14 +88,14 @@ def read(keys: Keys, config: dict[str, Any]) -> ZeroRun:
             keys.warn(f"deepspeed.{key}: {text_of(value)}", *_OTHER_RUNS[key])
         elif value:
             keys.miss(f"deepspeed.{key}", value, "is not modeled: DeepSpeed's default is used")
-    stage = found.pop("stage", 0)
+    stage = zero_settings.pop("stage", 0)
     name = next((name for name, number in STAGES.items() if number == stage), "ddp")
     if name == "ddp":
         why = "DeepSpeed without ZeRO is not modeled: DistributedDataParallel is used"
         keys.miss("deepspeed.zero_optimization.stage", stage, why)
         return ZeroRun(sharding=name, training=training)
-    if found:
-        training["deepspeed"] = {"zero_optimization": found}
+    if zero_settings:
+        training["deepspeed"] = {"zero_optimization": zero_settings}
     return ZeroRun(sharding=name, training=training, count=_count(config))
 
 
@@ -109,7 +109,7 @@ def _count(config: dict[str, Any]) -> int:
 
 def _sizes(keys: Keys, left: dict[str, Any]) -> dict[str, Any]:
     """Return the sizes that are numbers a request can have; `auto` leaves those of the tool."""
-    found: dict[str, Any] = {}
+    sizes: dict[str, Any] = {}
     for key, name in SIZES.items():
         value = _whole(left.pop(key, None))
         if value in (None, "auto"):
@@ -118,10 +118,10 @@ def _sizes(keys: Keys, left: dict[str, Any]) -> dict[str, Any]:
         setting = _TRAINING[name]
         problem = mismatch(setting.type, value) or out_of_range(setting.setting, value)
         if problem is None:
-            found[name] = value
+            sizes[name] = value
         else:
             keys.miss(f"deepspeed.{key}", value, f"{problem}: it is not read")
-    return found
+    return sizes
 
 
 def _precision(keys: Keys, left: dict[str, Any]) -> dict[str, Any]:
@@ -164,26 +164,26 @@ _SCALE = {"enabled", "auto_cast", "loss_scale", "initial_scale_power", "loss_sca
 
 
 def _zero(keys: Keys, given: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in given.items():
         name = deepspeed_keys.SHORT_NAMES.get(key, key)
         if key in deepspeed_keys.ZERO_WITHOUT_EFFECT:
             keys.without_effect.append(f"deepspeed.zero_optimization.{key}")
         elif key in _OLDER_OFFLOADS:
-            found |= {_OLDER_OFFLOADS[key]: {"device": "cpu"}} if value is True else {}
+            settings |= {_OLDER_OFFLOADS[key]: {"device": "cpu"}} if value is True else {}
         elif name in ("offload_optimizer", "offload_param"):
-            found |= _offloaded(keys, name, value)
+            settings |= _offloaded(keys, name, value)
         elif name == "stage" and value == 0:
-            found["stage"] = 0
+            settings["stage"] = 0
         elif value is not None:
-            found |= _setting(keys, f"zero_optimization.{key}", name, _FIELDS.get(name), value)
-    return found
+            settings |= _setting(keys, f"zero_optimization.{key}", name, _FIELDS.get(name), value)
+    return settings
 
 
 def _offloaded(keys: Keys, name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("device", "none") == "none":
         return {}
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     path = f"zero_optimization.{name}"
     if value.get("device") == "nvme":
         keys.warn(
@@ -194,8 +194,8 @@ def _offloaded(keys: Keys, name: str, value: Any) -> dict[str, Any]:
         if key in deepspeed_keys.OF_NVME:
             keys.without_effect.append(f"deepspeed.{path}.{key}")
         else:
-            found |= _setting(keys, f"{path}.{key}", key, _OFFLOAD.get(key), part)
-    return {name: found} if found.get("device") == "cpu" else {}
+            settings |= _setting(keys, f"{path}.{key}", key, _OFFLOAD.get(key), part)
+    return {name: settings} if settings.get("device") == "cpu" else {}
 
 
 def _setting(keys: Keys, path: str, name: str, setting: Declared | None, value: Any) -> dict[str, Any]:

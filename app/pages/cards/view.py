@@ -66,12 +66,12 @@ def _column(form: CardForm, name: SortKey, label: str) -> Column:
 def pages(form: CardForm, answer: CardAnswer) -> dict[str, str]:
     """Return the addresses of the rows before and after those of the answer, by the text of the link."""
     query = form.query()
-    found = {}
+    by_address = {}
     if query.offset:
-        found["Previous rows"] = form.address(offset=str(max(0, query.offset - query.limit))) or "?"
+        by_address["Previous rows"] = form.address(offset=str(max(0, query.offset - query.limit))) or "?"
     if query.offset + len(answer.rows) < answer.total and answer.rows:
-        found["Next rows"] = form.address(offset=str(query.offset + query.limit))
-    return found
+        by_address["Next rows"] = form.address(offset=str(query.offset + query.limit))
+    return by_address
 
 
 def without_rows(answer: CardAnswer) -> tuple[str, ...]:
@@ -79,13 +79,13 @@ def without_rows(answer: CardAnswer) -> tuple[str, ...]:
     modeled = {entry.id for entry in modeled_models()}
     newer = [name for name in answer.missing if name in modeled]
     traced = [name for name in answer.missing if name not in modeled]
-    found = []
+    sentences = []
     if newer:
-        found.append(f"Models that were added after the table was computed have no rows: {', '.join(newer)}")
+        sentences.append(f"Models that were added after the table was computed have no rows: {', '.join(newer)}")
     if traced:
         why = "because only a trace of the real modules gives their memory, which takes minutes for each run"
-        found.append(f"These models of the catalogue have no rows, {why}: {', '.join(traced)}")
-    return tuple(found)
+        sentences.append(f"These models of the catalogue have no rows, {why}: {', '.join(traced)}")
+    return tuple(sentences)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,12 +59,12 @@ def diagnose_page(case: Case, *, submitted: bool = False) -> Response:
 
 
 def _parts(case: Case, read: ReadCase) -> Iterator[Part]:
-    found = shown(case, read)
-    diagnosis = found.diagnosed.diagnosis
+    part = shown(case, read)
+    diagnosis = part.diagnosed.diagnosis
     memory = diagnosis.estimate.memory
     context = {
         "memory": memory,
-        "shown": found,
+        "shown": part,
         "snapshot_line": snapshot_figure(diagnosis.snapshot.snapshot.line) if diagnosis.snapshot else None,
         "timeline": timeline_figure(memory),
         "title": diagnosis_text.title(diagnosis),

@@ -76,8 +76,8 @@ class Case:
 
     def errors(self, problems: tuple[Problem, ...]) -> dict[str, str]:
         """Return the problems by the page's fields; others have the name of the plan's field, or none."""
-        found: dict[str, str] = {}
-        of_plan = []
+        messages: dict[str, str] = {}
+        plan_problems = []
         for problem in problems:
             name = {MESSAGE: MESSAGE, SNAPSHOT: SNAPSHOT, "content": FILE, "format": FILE}.get(problem.loc)
             setting = problem.loc.removeprefix("request.").removeprefix("run.")
@@ -87,17 +87,21 @@ class Case:
             if name is None and self.content.strip():
                 name, text = FILE, f"{problem.loc} {problem.msg}".strip()
             if name is None:
-                of_plan.append(problem)
+                plan_problems.append(problem)
             else:
-                found[name] = "; ".join(filter(None, (found.get(name), text)))
-        return found | {"": "; ".join(f"{wrong.loc}: {wrong.msg}" for wrong in of_plan)} if of_plan else found
+                messages[name] = "; ".join(filter(None, (messages.get(name), text)))
+        return (
+            messages | {"": "; ".join(f"{wrong.loc}: {wrong.msg}" for wrong in plan_problems)}
+            if plan_problems
+            else messages
+        )
 
 
 def case_of(pairs: list[tuple[str, str]]) -> Case:
     """Return the case of an address or a submitted form."""
     fields = dict(pairs)
-    of_run = {field.name for field in RUN}
-    plan = read([(name, value) for name, value in pairs if name not in (MESSAGE, SNAPSHOT, *of_run)])
+    run_names = {field.name for field in RUN}
+    plan = read([(name, value) for name, value in pairs if name not in (MESSAGE, SNAPSHOT, *run_names)])
     return Case(
         phases=Phases(typed={**DEFAULTS, **{name: text for name, text in pairs if name in DEFAULTS}}),
         snapshot=fields.get(SNAPSHOT, ""),
@@ -136,14 +140,19 @@ def shown(case: Case, as_read: ReadCase) -> ShownDiagnosis:
     Raises:
         PlanError: if the run is not replayed.
     """
-    found, form = as_read.diagnosed(), case.plan
-    if found.imported is not None:
+    result, form = as_read.diagnosed(), case.plan
+    if result.imported is not None:
         device = {name: case.plan.typed[name] for name in ("gpu", DEVICE_TYPE.name)}
-        form = filled(found.imported.request, found.imported.tool).changed(**device)
-    return ShownDiagnosis(diagnosed=found, form=form)
+        form = filled(result.imported.request, result.imported.tool).changed(**device)
+    return ShownDiagnosis(diagnosed=result, form=form)
 
 
 def _typed(change: Change) -> dict[str, Any]:
     """Return the form fields of a change."""
-    of_device = {path.removeprefix("device."): value for path, value in change.changes.items() if "device." in path}
-    return {**typed_request(change.request), **{name: FIELDS[name].text(value) for name, value in of_device.items()}}
+    device_changes = {
+        path.removeprefix("device."): value for path, value in change.changes.items() if "device." in path
+    }
+    return {
+        **typed_request(change.request),
+        **{name: FIELDS[name].text(value) for name, value in device_changes.items()},
+    }

@@ -139,8 +139,8 @@ class ProvenAnswer(Answer):
         """Return the named experiments that were run; `identity/dora` selects the claims on DoRA of `identity`."""
         by_name = {experiment.name: experiment for experiment in self.experiments}
         pairs = [name.partition("/") for name in names]
-        found = [_about(by_name[name], part) for name, _, part in pairs if name in by_name]
-        return tuple(experiment for experiment in found if experiment.claims)
+        parts = [_about(by_name[name], part) for name, _, part in pairs if name in by_name]
+        return tuple(experiment for experiment in parts if experiment.claims)
 
 
 def _about(experiment: ExperimentAnswer, part: str) -> ExperimentAnswer:

@@ -55,7 +55,7 @@ class ChapterForm:
         fields = self.query()
         return f"?{urlencode(fields)}" if fields else ""
 
-    def elsewhere(self, worked: WorkedExample) -> dict[str, str]:
+    def other_fields(self, worked: WorkedExample) -> dict[str, str]:
         """Return the fields of the chapter's other examples, which the form of an example submits as hidden fields."""
         names = {field.name for field in fields_of(worked)}
         return {name: value for name, value in self.query().items() if name not in names}

@@ -48,9 +48,9 @@ def get_limits(request: Request) -> Response:
 
 def _card(form: Form) -> str:
     """Return the GPU's name, with their number if there are several. Empty if the form names none."""
-    found = gpu_id(form.typed["gpu"])
+    card = gpu_id(form.typed["gpu"])
     count = form.shown("count")
-    return f"{'' if count == '1' else f'{count} × '}{gpu(found).name}" if found else ""
+    return f"{'' if count == '1' else f'{count} × '}{gpu(card).name}" if card else ""
 
 
 def _parts(limits: PlanLimits) -> Iterator[Part]:

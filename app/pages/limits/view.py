@@ -55,7 +55,7 @@ class PlanLimits:
         rows = tuple(tuple(_cell(cell) for cell in row) for row in self.map.rows)
         axes = {"micro_batch_sizes": self.map.micro_batch_sizes, "sequence_lengths": self.map.sequence_lengths}
         return PlanLimitsAnswer(
-            limits=tuple(limits_answer(found) for found in self.limits),
+            limits=tuple(limits_answer(result) for result in self.limits),
             map=FitMapAnswer.model_validate({**axes, "rows": rows}),
         )
 

@@ -118,13 +118,13 @@ def whole(published: PublishedAnswer) -> tuple[PublishedRow, ...]:
 
 def counts(published: PublishedAnswer) -> tuple[Counts, ...]:
     """Return the numbers of figures of each source, those with the most complete runs first."""
-    found = Counter((row.source, row.expressed) for row in published.rows)
+    numbers = Counter((row.source, row.expressed) for row in published.rows)
     by_source = (
         Counts(
             source=source.name,
-            whole=found[source.name, "whole"],
-            in_part=found[source.name, "in part"],
-            not_at_all=found[source.name, "not"],
+            whole=numbers[source.name, "whole"],
+            in_part=numbers[source.name, "in part"],
+            not_at_all=numbers[source.name, "not"],
         )
         for source in published.sources
     )

@@ -162,7 +162,7 @@ class TracedDeviceReplay(DeviceReplay):
 
     resident: TracedState  # type: ignore[assignment]
 
-    def _like(self, *args: Any, **options: Any) -> TracedDeviceReplay:
+    def _with_options(self, *args: Any, **options: Any) -> TracedDeviceReplay:
         return TracedDeviceReplay(*args, **options)
 
     def _peak_reserved(self) -> int:

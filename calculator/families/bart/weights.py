@@ -49,7 +49,7 @@ def _layer(config: Config, inner: int, *attends: str) -> Owned:
     )
 
 
-def _half(config: Config, name: str, depth: int, layer: Owned) -> Parts:
+def _stack(config: Config, name: str, depth: int, layer: Owned) -> Parts:
     hidden = config["hidden_size"]
     return (
         embedding(f"model.{name}.embed_tokens", config["vocab_size"], hidden),
@@ -65,8 +65,8 @@ def _bart(config: Config) -> Parts:
     decodes = _layer(config, config["decoder_ffn_dim"], "self_attn", "encoder_attn")
     return (
         embedding("model.shared", vocabulary, hidden),
-        *_half(config, "encoder", int(config["num_hidden_layers"]), encodes),
-        *_half(config, "decoder", int(config["decoder_layers"]), decodes),
+        *_stack(config, "encoder", int(config["num_hidden_layers"]), encodes),
+        *_stack(config, "decoder", int(config["decoder_layers"]), decodes),
         Buffer(name="final_logits_bias", shape=(1, vocabulary), dtype="model", persistent=True),
         linear("lm_head", hidden, vocabulary),
     )

@@ -156,8 +156,8 @@ def _roberta_classifier(model: Model, task: Task) -> Model:
 
 def _token_model(model: Model, task: Task, base: str) -> Model:
     """Return BertForTokenClassification or BertForQuestionAnswering, or RoBERTa's classes."""
-    classifier_dropout, of_hidden = model.config["classifier_dropout"], model.config["hidden_dropout_prob"]
-    return with_token_head(model, base, task, of_hidden if classifier_dropout is None else classifier_dropout)
+    classifier_dropout, hidden_dropout = model.config["classifier_dropout"], model.config["hidden_dropout_prob"]
+    return with_token_head(model, base, task, hidden_dropout if classifier_dropout is None else classifier_dropout)
 
 
 def _with_pooler(model: Model, task: Task, base: str) -> Model:
@@ -169,16 +169,16 @@ def _with_pooler(model: Model, task: Task, base: str) -> Model:
 def _tasks(
     base: str,
     classifier: Callable[[Model, Task], Model],
-    of_sequences: DecoderForward,
-    of_tokens: DecoderForward,
-    of_texts: DecoderForward,
+    sequence_forward: DecoderForward,
+    token_forward: DecoderForward,
+    text_forward: DecoderForward,
 ) -> Mapping[TaskName, TaskModel]:
-    tokens = TaskModel(model=partial(_token_model, base=base), forward=of_tokens)
+    tokens = TaskModel(model=partial(_token_model, base=base), forward=token_forward)
     return {
-        "seq_cls": TaskModel(model=classifier, forward=of_sequences),
+        "seq_cls": TaskModel(model=classifier, forward=sequence_forward),
         "token_cls": tokens,
         "question_ans": tokens,
-        "feature_extraction": TaskModel(model=partial(_with_pooler, base=base), forward=of_texts),
+        "feature_extraction": TaskModel(model=partial(_with_pooler, base=base), forward=text_forward),
     }
 
 

@@ -97,9 +97,9 @@ def _bias(
     score, alive = None, []
     for term, content in (("c2p", query), ("p2c", key)):
         if term in terms:
-            index, found = _gathered(content, positions[term], term)
-            alive += [index, found]
-            score = _added(score, ops.scale(found, f"{term}, scaled"))
+            index, scores = _gathered(content, positions[term], term)
+            alive += [index, scores]
+            score = _added(score, ops.scale(scores, f"{term}, scaled"))
     return score
 
 
@@ -117,10 +117,10 @@ def _gathered(content: Tensor, positions: Tensor, term: str) -> tuple[Tensor, Te
     number = tape.new(shape, "int64", "distances, shifted")
     index = tape.new(shape, "int64", "distances, clamped")
     del number
-    found = products.bmm(content, positions, (rows, length, positions.shape[1]), term)
-    return index, indexing.gather(found, ops.expand(index, (rows, length, length)), f"{term}, gathered")
+    scores = products.bmm(content, positions, (rows, length, positions.shape[1]), term)
+    return index, indexing.gather(scores, ops.expand(index, (rows, length, length)), f"{term}, gathered")
 
 
-def _added(score: Tensor | None, found: Tensor) -> Tensor:
+def _added(score: Tensor | None, term: Tensor) -> Tensor:
     """Add in place to the sum of terms. The first term starts it as a new tensor."""
-    return ops.shift(found, "bias of positions") if score is None else add_(score, found)
+    return ops.shift(term, "bias of positions") if score is None else add_(score, term)

@@ -93,7 +93,7 @@ def _complex_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, Te
     return ComplexTensor(tape, freqs_cis.storage, freqs_cis.shape, "float32", None), position_ids
 
 
-def _turned(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+def _apply_rotary_emb(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
     """Multiply pairs by their rotations, as complex numbers (V2's apply_rotary_emb)."""
     freqs_cis = context.position_tables[0]
     xq_, xk_ = ops.cast(q, "float32", "query in float32"), ops.cast(k, "float32", "key in float32")
@@ -160,7 +160,7 @@ def _refused(config: Config) -> str | None:
 DEEPSEEK_V2 = DecoderForward(
     tables=_complex_tables,
     layer=SequentialLayer(
-        attention=LatentAttention(rotate=_turned),
+        attention=LatentAttention(rotate=_apply_rotary_emb),
         mlp=in_sparse_layers(WithSharedExperts(router=routers.greedy_by_group)),
     ),
     refuses_flash=_refused,

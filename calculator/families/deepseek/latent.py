@@ -23,11 +23,15 @@ def _ungrouped(config: Config) -> str | None:
 
 def _too_many_groups(config: Config) -> str | None:
     chosen, groups = config["topk_group"], config["n_group"]
-    both = chosen is not None and groups is not None
-    return f"{shown(chosen)} groups are more than the {shown(groups)} of n_group" if both and chosen > groups else None
+    has_groups = chosen is not None and groups is not None
+    return (
+        f"{shown(chosen)} groups are more than the {shown(groups)} of n_group"
+        if has_groups and chosen > groups
+        else None
+    )
 
 
-def _lonely(config: Config) -> str | None:
+def _group_problem(config: Config) -> str | None:
     groups = config["n_group"]
     return (
         f"{shown(groups)} groups leave fewer than two experts in each" if config["num_experts"] < 2 * groups else None
@@ -35,7 +39,7 @@ def _lonely(config: Config) -> str | None:
 
 
 #: Each group has two experts, because the two best scores of a group are summed.
-LARGE_GROUPS = Check(name="n_group", problem=_lonely)
+LARGE_GROUPS = Check(name="n_group", problem=_group_problem)
 
 
 def latent_fields(

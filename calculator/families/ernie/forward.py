@@ -55,7 +55,7 @@ def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple
         weights = indexing.gather(scores, selected_experts, "weights")
         del scores
         total = ops.sum_over(weights, (*weights.shape[:1], 1), "sum of a row")
-        total = indexing.clamp(total, "sum of a row, clamped", both=False)
+        total = indexing.clamp(total, "sum of a row, clamped", two_bounds=False)
         weights = reductions.divide(weights, total, "weights, normalized")
         del total
     return ops.cast(weights, hidden_states.dtype, "weights"), selected_experts, router_logits

@@ -74,11 +74,11 @@ def _split_groups(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, 
     config, (batch, length, _) = context.config, fused_qkv.shape
     heads, groups, head_dim = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
     queries = heads // groups
-    of_group, one = (batch, groups, length, queries, head_dim), (batch, groups, length, 1, head_dim)
+    group_shape, head_shape = (batch, groups, length, queries, head_dim), (batch, groups, length, 1, head_dim)
     qkv = ops.view(fused_qkv, (batch, groups, length, queries + 2, head_dim))
-    query = ops.narrow(qkv, of_group)
-    key = ops.expand(indexing.index_list(qkv, one, 1, "key, picked"), of_group)
-    value = ops.expand(indexing.index_list(qkv, one, 1, "value, picked"), of_group)
+    query = ops.narrow(qkv, group_shape)
+    key = ops.expand(indexing.index_list(qkv, head_shape, 1, "key, picked"), group_shape)
+    value = ops.expand(indexing.index_list(qkv, head_shape, 1, "value, picked"), group_shape)
     parts = ((query, "query, by heads"), (key, "key, by heads"), (value, "value, by heads"))
     spread = [_flattened(x, (batch, heads, length, head_dim), name) for x, name in parts]
     return spread[0], spread[1], spread[2]

@@ -59,11 +59,11 @@ def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
     hidden_states = norms.rms_norm(modules["input_layernorm"], hidden_states)
     path = f"{modules.prefix}mamba"
     begin(hidden_states.tape, path)
-    of_mamba = leave(path, _mamba(context, modules, hidden_states))
-    of_mamba = ops.scale(of_mamba, "output of Mamba, multiplied")
+    mamba_output = leave(path, _mamba(context, modules, hidden_states))
+    mamba_output = ops.scale(mamba_output, "output of Mamba, multiplied")
     attended = ops.scale(hidden_states, "input of attention, multiplied")
     attended = ops.scale(run_sublayer(context, modules, "attention", _attend, attended), "attention, multiplied")
-    hidden_states = ops.add(of_mamba, attended, "Mamba + attention")
+    hidden_states = ops.add(mamba_output, attended, "Mamba + attention")
     hidden_states = ops.add(residual, hidden_states, "residual after attention")
     residual = hidden_states
     hidden_states = norms.rms_norm(modules["pre_ff_layernorm"], hidden_states)

@@ -162,7 +162,7 @@ def _with_experts(
 
     Returns the sum, and the tensors that the layer's local variables keep alive until it returns.
     """
-    of_mlp = rms_norm(modules["post_feedforward_layernorm_1"], mlp_output)
+    normed_mlp_output = rms_norm(modules["post_feedforward_layernorm_1"], mlp_output)
     flat = ops.view(residual, (residual.shape[0] * residual.shape[1], residual.shape[2]))
     router = f"{modules.prefix}router"
     chosen = _router(context, modules, enter(router, flat))
@@ -172,7 +172,7 @@ def _with_experts(
     routed = experts(context, modules["experts"], routed, indices, weights)
     routed = ops.view(routed, residual.shape)
     routed = rms_norm(modules["post_feedforward_layernorm_2"], routed)
-    return ops.add(of_mlp, routed, "MLP + experts"), (of_mlp, flat, weights, indices, routed)
+    return ops.add(normed_mlp_output, routed, "MLP + experts"), (normed_mlp_output, flat, weights, indices, routed)
 
 
 def _router(context: Context, modules: LayerModules, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,8 +186,8 @@ def _router(context: Context, modules: LayerModules, flat: Tensor) -> tuple[Tens
     probabilities = ops.softmax(scores, "float32")
     weights, indices = indexing.top_k(probabilities, context.config["num_experts_per_tok"], "weights")
     weights = in_place.normalize_(weights, "weights")
-    of_experts = indexing.index(parameters["per_expert_scale"], indices, "scales of the chosen experts")
-    return probabilities, ops.mul(weights, of_experts, "weights, scaled"), indices
+    expert_scales = indexing.index(parameters["per_expert_scale"], indices, "scales of the chosen experts")
+    return probabilities, ops.mul(weights, expert_scales, "weights, scaled"), indices
 
 
 def _refused(config: Config) -> str | None:

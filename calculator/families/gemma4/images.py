@@ -188,7 +188,9 @@ def _rotated(modules: LayerModules, x: Tensor, name: str, tables: Sequence[Tenso
     half = (*x.shape[:-1], x.shape[-1] // 2)
     cos, sin = (ops.view(table, (table.shape[0], 1, *table.shape[1:])) for table in tables)
     parts = [
-        rotary.rotate(ops.narrow(x, half), ops.narrow(cos, _half(cos)), ops.narrow(sin, _half(sin)), f"{name}, part")
+        rotary.rotate(
+            ops.narrow(x, half), ops.narrow(cos, _half_shape(cos)), ops.narrow(sin, _half_shape(sin)), f"{name}, part"
+        )
         for _ in range(2)
     ]
     rotated = ops.cat(parts, x.shape, f"{name}, rotated")
@@ -196,7 +198,7 @@ def _rotated(modules: LayerModules, x: Tensor, name: str, tables: Sequence[Tenso
     return rotated
 
 
-def _half(table: Tensor) -> tuple[int, ...]:
+def _half_shape(table: Tensor) -> tuple[int, ...]:
     return (*table.shape[:-1], table.shape[-1] // 2)
 
 
@@ -245,12 +247,12 @@ def _standardized(context: Context, hidden_states: Tensor) -> Tensor:
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the decoder's masks. In windows, an image's tokens attend to each other if the config sets `vision`."""
-    made = masks.text_masks(context)
+    masks_by_type = masks.text_masks(context)
     if context.config["use_bidirectional_attention"] != "vision":
-        return made
+        return masks_by_type
     tape, shape = context.tape, (context.batch, context.length)
     context.decoder_locals.append(tape.new(shape, "int64", "images by number"))
-    return {**made, "sliding_attention": _sliding_mask(context)}
+    return {**masks_by_type, "sliding_attention": _sliding_mask(context)}
 
 
 def _sliding_mask(context: Context) -> Tensor:

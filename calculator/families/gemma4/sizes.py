@@ -75,7 +75,7 @@ def _parameters(config: Config) -> Mapping[str, Mapping[str, Any]]:
 
 def _types(config: Config) -> dict[str, Any]:
     """Return the rotary type of each attention type."""
-    found: dict[str, Any] = {}
+    sizes: dict[str, Any] = {}
     for kind in ATTENTION_TYPES:
         if kind not in config["layer_types"]:
             continue
@@ -84,12 +84,12 @@ def _types(config: Config) -> dict[str, Any]:
             raise ContradictionError("rope_parameters", f"needs the parameters of {kind}, an object")
         if rope.get("rope_theta") is None:
             raise ContradictionError("rope_parameters", f"{kind} needs rope_theta, a number above 0")
-        found[kind] = rope.get("rope_type")
-        must_be_usable(rope, str(found[kind]))
-        if found[kind] not in _WHOLE:
-            message = f"rope_type of {kind} must be {' or '.join(_WHOLE)}, not {shown(found[kind])}"
+        sizes[kind] = rope.get("rope_type")
+        must_be_usable(rope, str(sizes[kind]))
+        if sizes[kind] not in _WHOLE:
+            message = f"rope_type of {kind} must be {' or '.join(_WHOLE)}, not {shown(sizes[kind])}"
             raise ContradictionError("rope_parameters", message)
-    return found
+    return sizes
 
 
 def _widths(config: Config) -> dict[str, int]:

@@ -26,7 +26,7 @@ def _ungroupable(config: Config) -> str | None:
     return f"{shown(queries)} attention heads do not divide into {shown(groups)} groups" if queries % groups else None
 
 
-def _odd(config: Config) -> str | None:
+def _head_problem(config: Config) -> str | None:
     head = config["head_dim"]
     return f"{shown(head)} does not divide into pairs for rows and columns: use a multiple of 4" if head % 4 else None
 
@@ -40,7 +40,7 @@ VISION: tuple[Entry, ...] = (
     size("num_key_value_heads", 12),
     Check(name="num_key_value_heads", problem=_ungroupable),
     size("head_dim", 64),
-    Check(name="head_dim", problem=_odd),
+    Check(name="head_dim", problem=_head_problem),
     activation("gelu_pytorch_tanh", spelled="hidden_activation"),
     number("rms_norm_eps", 1e-6),
     *dropouts("attention_dropout", nullable=True),

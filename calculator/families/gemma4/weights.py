@@ -165,7 +165,7 @@ def _gemma4_text(config: Config) -> Parts:
     return (*text_model(config, "model"), linear("lm_head", config["hidden_size"], config["vocab_size"]))
 
 
-def _whole(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_sizes_by_type(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """Read the sizes of full attention in the text model's file."""
     text = raw.get("text_config")
     return {**raw, "text_config": sizes_by_type(text)} if isinstance(text, dict) else raw
@@ -275,7 +275,7 @@ FAMILIES = (
             tie(default=True),
         ),
         text=_TEXT,
-        prepare=_whole,
+        prepare=_with_sizes_by_type,
         sizes_per_layer=True,
         parts=_gemma4,
         forward=with_images.GEMMA4,
@@ -306,7 +306,7 @@ FAMILIES = (
             tie(default=True),
         ),
         text=_WHOLE_UNIFIED_TEXT,
-        prepare=_whole,
+        prepare=_with_sizes_by_type,
         sizes_per_layer=True,
         parts=_gemma4_unified,
         forward=unified.GEMMA4_UNIFIED,

@@ -61,11 +61,11 @@ def _placeholders(context: Context) -> Tensor:
     """
     shape = (context.batch, context.length)
     context.set_scope("model: ")
-    of_kinds = [context.tape.new(shape, "bool", f"places of {name}") for name in ("images", "videos", "sounds")]
+    masks = [context.tape.new(shape, "bool", f"places of {name}") for name in ("images", "videos", "sounds")]
     visual = context.tape.new(shape, "bool", "places of images and videos")
     places = context.tape.new(shape, "bool", "places of any")
     del visual
-    context.decoder_locals += [*of_kinds, places]
+    context.decoder_locals += [*masks, places]
     return places
 
 

@@ -27,8 +27,8 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     attn_output = dropout(attn_output, context.config["hidden_dropout"], "attention, dropped")
     if context.config["use_parallel_residual"]:
         mlp_output = _mlp(context, modules, hidden_states)
-        both = ops.add(mlp_output, attn_output, "MLP + attention")
-        return ops.add(both, hidden_states, "residual")
+        summed = ops.add(mlp_output, attn_output, "MLP + attention")
+        return ops.add(summed, hidden_states, "residual")
     attn_output = ops.add(attn_output, hidden_states, "residual after attention")
     mlp_output = _mlp(context, modules, attn_output)
     return ops.add(mlp_output, attn_output, "residual after MLP")

@@ -102,7 +102,7 @@ def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple
 def _gate(_: Context, gate_up: Tensor, half: Shape) -> Tensor:
     """Return (up + 1) · gate · sigmoid(alpha · gate), from clamped interleaved columns."""
     gate, up = ops.narrow(gate_up, half), ops.narrow(gate_up, half, part=1)
-    gate = indexing.clamp(gate, "gate, clamped", both=False)
+    gate = indexing.clamp(gate, "gate, clamped", two_bounds=False)
     up = indexing.clamp(up, "up, clamped")
     glu = ops.mul(gate, ops.unary(ops.scale(gate, "alpha · gate"), "sigmoid", saves="result"), "gate · sigmoid")
     return ops.mul(ops.shift(up, "up + 1"), glu, "gated")

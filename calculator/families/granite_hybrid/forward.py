@@ -47,12 +47,12 @@ def _shared_mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
     Gate and up are halves of one projection, which stays alive until the output projection.
     """
-    both = modules["shared_mlp.input_linear"](x)
+    gate_up = modules["shared_mlp.input_linear"](x)
     context.set_scope(f"{modules.prefix}shared_mlp: ")
-    half = (*both.shape[:-1], modules["shared_mlp.output_linear"].module.in_features)
-    gate, up = ops.split(both, [half, half])
+    half = (*gate_up.shape[:-1], modules["shared_mlp.output_linear"].module.in_features)
+    gate, up = ops.split(gate_up, [half, half])
     product = ops.mul(activation(context.config["hidden_act"])(gate), up, "activated gate · up")
-    del both
+    del gate_up
     return modules["shared_mlp.output_linear"](product)
 
 

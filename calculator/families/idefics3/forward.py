@@ -50,8 +50,8 @@ def _encode(context: Context) -> list[Tensor]:
     del masks
     context.set_scope("images: ")
     _, tokens, width = image_features.shape
-    batch, of_row = int(context.batch), int(tiles) // int(context.batch)
-    parts = ops.split(image_features, [(of_row * int(tokens), width) for _ in range(batch)])
+    batch, tiles_per_row = int(context.batch), int(tiles) // int(context.batch)
+    parts = ops.split(image_features, [(tiles_per_row * int(tokens), width) for _ in range(batch)])
     context.image_outputs = [(output, 1) for output in (last_hidden_state, *parts)]
     return parts
 
@@ -79,17 +79,17 @@ def _real_tiles(context: Context, tiles: int) -> list[Tensor]:
     zeros = tape.new(shape, "bool", "pixels that are zero")
     del zeros
     real = tape.new((tiles,), "bool", "tiles that are not empty")
-    of_row = tape.new((context.batch,), "int64", "tiles of each sequence")
+    row_tiles = tape.new((context.batch,), "int64", "tiles of each sequence")
     pixel_values = indexing.masked_rows(ops.view(pixel_values, shape), real, tiles, "pixel values of the tiles")
-    of_tiles = ops.view(pixel_mask, (tiles, *pixel_mask.shape[2:]))
-    pixel_mask = indexing.masked_rows(of_tiles, real, tiles, "mask of the pixels")
-    del of_tiles
+    tile_mask = ops.view(pixel_mask, (tiles, *pixel_mask.shape[2:]))
+    pixel_mask = indexing.masked_rows(tile_mask, real, tiles, "mask of the pixels")
+    del tile_mask
     vision = context.config["vision_config"]
     side = int(vision["image_size"]) // int(vision["patch_size"])
     summed = tape.new((tiles, side, side), "int64", "pixels of each patch")
     patch_mask = tape.new((tiles, side, side), "bool", "mask of the patches")
     del summed
-    return [pixel_values, real, of_row, pixel_mask, patch_mask]
+    return [pixel_values, real, row_tiles, pixel_mask, patch_mask]
 
 
 def _connected(context: Context, x: Tensor) -> Tensor:

@@ -203,9 +203,13 @@ def _projections(context: Context, modules: LayerModules, hidden_states: Tensor)
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the masks of the text model. With experts, there is only the mask of the layers' attention type."""
-    made = masks.text_masks(context)
+    masks_by_type = masks.text_masks(context)
     types = masks.attention_types(context.layers)
-    return {kind: made[kind] for kind in made if kind in types or context.config["text_model_type"] != "qwen3_moe"}
+    return {
+        kind: masks_by_type[kind]
+        for kind in masks_by_type
+        if kind in types or context.config["text_model_type"] != "qwen3_moe"
+    }
 
 
 assert isinstance(QWEN3_MOE.layer, SequentialLayer)

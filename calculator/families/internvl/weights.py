@@ -105,7 +105,7 @@ def _another_layer(config: Config) -> str | None:
     return None if layer == -1 else f"must be -1, since the output of layer {shown(layer)} of the tower is not modeled"
 
 
-def _uneven(config: Config) -> str | None:
+def _merge_problem(config: Config) -> str | None:
     """Return an error if the patches can't be merged into whole tokens."""
     vision, ratio = config["vision_config"], config["downsample_ratio"]
     side, factor = int(vision["image_size"]) // int(vision["patch_size"]), 1 / ratio
@@ -220,7 +220,7 @@ FAMILIES = (
             *nested("vision_config", _VISION),
             *map(_text_value, _NAMES),
             number("downsample_ratio", 0.5, minimum=1e-3, maximum=1),
-            Check(name="downsample_ratio", problem=_uneven),
+            Check(name="downsample_ratio", problem=_merge_problem),
             activation("gelu", name="projector_act", spelled="projector_hidden_act"),
             count("vision_feature_layer", -1, minimum=-MOST_LAYERS),
             Check(name="vision_feature_layer", problem=_another_layer),

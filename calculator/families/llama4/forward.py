@@ -155,11 +155,11 @@ def _experts(context: Context, modules: LayerModules, routed_in: Tensor) -> Tens
     routed_in = enter(bound.name, routed_in)
     context.set_scope(f"{bound.name}: ")
     gate_up_proj, down_proj = bound.own["gate_up_proj"], bound.own["down_proj"]
-    among, width, both = gate_up_proj.shape
+    among, width, gate_up_width = gate_up_proj.shape
     tokens = routed_in.shape[0] // among
     x = ops.view(routed_in, (among, tokens, width))
-    gate_up = products.bmm(x, gate_up_proj, (among, tokens, both), "gate_up_proj")
-    half = (among, tokens, both // 2)
+    gate_up = products.bmm(x, gate_up_proj, (among, tokens, gate_up_width), "gate_up_proj")
+    half = (among, tokens, gate_up_width // 2)
     gate, up = ops.split(gate_up, [half, half])
     product = ops.mul(up, activation(context.config["hidden_act"])(gate), "up · activated gate")
     out = products.bmm(product, down_proj, x.shape, "down_proj")

@@ -132,8 +132,8 @@ def _packed(context: Context, image_feature: Tensor) -> Tensor:
     ends = ops.cast(ends, kept.dtype, "new lines, cast")
     joined = ops.cat((kept, ends), (width, grid.kept_rows, grid.kept_columns + 1), "rows with new lines")
     del kept, ends
-    of_rows = grid.kept_rows * (grid.kept_columns + 1)
-    return ops.cat((base, ops.view(joined, (of_rows, width))), (tokens + of_rows, width), "tokens of an image")
+    row_tokens = grid.kept_rows * (grid.kept_columns + 1)
+    return ops.cat((base, ops.view(joined, (row_tokens, width))), (tokens + row_tokens, width), "tokens of an image")
 
 
 LLAVA_NEXT = replace(

@@ -18,17 +18,17 @@ def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> 
     """Sample two experts one after the other. The weight of each is a softmax over the scores near the best score."""
     scores = routers.compute_logits(context, gate, hidden_states)
     replaced: list[Tensor] = []
-    first, selected, *_alive = _drawn(scores, replaced)
+    first, selected, *_alive = _sample_expert(scores, replaced)
     masked_scores = scores.tape.new(scores.shape, scores.dtype, "scores without the first")
-    second, selected_top2, *_alive = _drawn(scores, replaced)
-    both = (*first.shape[:-1], 2)
-    multiplier = ops.cat((first, second), both, "weights")
-    indices = scores.tape.new(both, "int64", "experts")
+    second, selected_top2, *_alive = _sample_expert(scores, replaced)
+    stacked_shape = (*first.shape[:-1], 2)
+    multiplier = ops.cat((first, second), stacked_shape, "weights")
+    indices = scores.tape.new(stacked_shape, "int64", "experts")
     del masked_scores, selected, selected_top2
     return multiplier, indices, scores
 
 
-def _drawn(scores: Tensor, replaced: list[Tensor]) -> tuple[Tensor, ...]:
+def _sample_expert(scores: Tensor, replaced: list[Tensor]) -> tuple[Tensor, ...]:
     """Sample one expert per token. Return its weight and index, then tensors that stay alive until the next sample.
 
     `replaced` has the local variables of the sample before that this one assigns again, and then its own.
@@ -89,8 +89,8 @@ def _sampled(scores: Tensor) -> Tensor:
 def _drawn_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     """Run PhimoeMultiplier.backward: multiply probabilities by the negated gradient, and add the gradient."""
     probabilities = node.saved[2]
-    of_weight = grad.tape.new(grad.shape, grad.dtype, "gradient · probability")
+    weight_grad = grad.tape.new(grad.shape, grad.dtype, "gradient · probability")
     negated = grad.tape.new(grad.shape, grad.dtype, "gradient · probability, negated")
     out = grad.tape.new(probabilities.shape, grad.dtype, "scores: gradient")
-    del of_weight, negated
+    del weight_grad, negated
     return (out,)

@@ -37,11 +37,11 @@ _AXES = 3
 
 
 def interleaved_tables(
-    context: Context, hidden_states: Tensor, dtype: DType | None = None, *, of_sequences: bool = False
+    context: Context, hidden_states: Tensor, dtype: DType | None = None, *, per_sequence: bool = False
 ) -> tuple[Tensor, ...]:
     """Return cos and sin, each (batch, sequence, rotated dimensions), and the positions.
 
-    `of_sequences` is whether each sequence has positions of its own.
+    `per_sequence` is whether each sequence has positions of its own.
     """
     context.set_scope("model.")
     passed(context.tape, "model.rotary_emb")
@@ -49,7 +49,7 @@ def interleaved_tables(
     if context.gives_positions:
         position_ids = context.position_ids(length)
     else:
-        position_ids = tape.new((_AXES, batch, length) if of_sequences else (length,), "int64", "position_ids")
+        position_ids = tape.new((_AXES, batch, length) if per_sequence else (length,), "int64", "position_ids")
     freqs = tape.new((_AXES, batch, length, context.config["rotary_dim"] // 2), "float32", "rotary: freqs")
     tape.multiply_angles()
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
@@ -75,11 +75,11 @@ def _attend(query_norm: Norm, key_norm: Norm, context: Context, modules: LayerMo
     """Run attention, in which the query projection also returns a gate for the output."""
     config, length = context.config, hidden_states.shape[1]
     heads, groups, head = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
-    both = modules["self_attn.q_proj"](hidden_states)
+    query_and_gate = modules["self_attn.q_proj"](hidden_states)
     context.set_scope(f"{modules.prefix}self_attn: ")
     part = (context.batch, length, heads, head)
-    query, gate = ops.split(ops.view(both, (context.batch, length, heads, 2 * head)), [part, part])
-    del both
+    query, gate = ops.split(ops.view(query_and_gate, (context.batch, length, heads, 2 * head)), [part, part])
+    del query_and_gate
     gate = ops.contiguous(gate, "gate") if heads > 1 else gate
     gate = ops.view(gate, (context.batch, length, heads * head))
     query = ops.view(query, (context.batch, heads, length, head))
@@ -139,12 +139,12 @@ def _project_by_key_heads(context: Context, modules: LayerModules, hidden_states
     config, (batch, length, _) = context.config, hidden_states.shape
     keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
     per_key, width, value_width = values // keys, config["linear_key_head_dim"], config["linear_value_head_dim"]
-    both = modules["linear_attn.in_proj_qkvz"](hidden_states), modules["linear_attn.in_proj_ba"](hidden_states)
+    projections = modules["linear_attn.in_proj_qkvz"](hidden_states), modules["linear_attn.in_proj_ba"](hidden_states)
     context.set_scope(f"{modules.prefix}linear_attn: ")
     several, by_position = keys > 1, (batch, length, keys)
     widths = (width, width, per_key * value_width, per_key * value_width)
-    query, key, value, z = _split(both[0], by_position, widths)
-    b, a = _split(both[1], by_position, (per_key, per_key))
+    query, key, value, z = _split(projections[0], by_position, widths)
+    b, a = _split(projections[1], by_position, (per_key, per_key))
     heads = (batch, length, values, value_width)
     value, z = (_merged(x, heads, name, copies=several and per_key > 1) for x, name in ((value, "value"), (z, "gate")))
     b, a = (_merged(x, heads[:3], name, copies=several and per_key > 1) for x, name in ((b, "b"), (a, "a")))
@@ -153,7 +153,7 @@ def _project_by_key_heads(context: Context, modules: LayerModules, hidden_states
     value = _merged(value, (batch, length, values * value_width), "value", copies=several and per_key == 1)
     channels = 2 * keys * width + values * value_width
     mixed = ops.cat((query, key, value), (batch, length, channels), "queries, keys and values")
-    return _Projected(ops.view(mixed, (batch, channels, length)), z, b, a, [query, key, value], [*both])
+    return _Projected(ops.view(mixed, (batch, channels, length)), z, b, a, [query, key, value], [*projections])
 
 
 def _split(x: Tensor, rows: Shape, widths: tuple[int, ...]) -> list[Tensor]:

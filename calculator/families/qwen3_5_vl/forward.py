@@ -24,7 +24,7 @@ def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     if not context.training.has_images:
         return interleaved_tables(context, hidden_states)
     # With images, positions are computed for each sequence, and the layers receive none.
-    cos, sin, position_ids = interleaved_tables(context, hidden_states, of_sequences=True)
+    cos, sin, position_ids = interleaved_tables(context, hidden_states, per_sequence=True)
     context.decoder_locals.append(position_ids)
     return cos, sin
 

@@ -58,8 +58,8 @@ def _axial(context: Context, hidden_states: Tensor, recompose: Callable[[Tensor,
     sin = recompose(sin, "sin")
     cos = recompose(cos, "cos")
     cos, sin = (ops.cast(table, hidden_states.dtype, f"rotary: {name}") for table, name in ((cos, "cos"), (sin, "sin")))
-    of_heads = (batch, 1, length, cos.shape[-1])
-    return ops.view(cos, of_heads), ops.view(sin, of_heads), position_ids
+    head_shape = (batch, 1, length, cos.shape[-1])
+    return ops.view(cos, head_shape), ops.view(sin, head_shape), position_ids
 
 
 def _tables_by_sections(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:

@@ -46,7 +46,9 @@ def windows(config: Config, image: Processed) -> list[int]:
     return [height * width * merge**2 for height in heights for width in widths]
 
 
-def _whole(context: Context, pixel_values: Tensor, image: Processed, count: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _unwindowed(
+    context: Context, pixel_values: Tensor, image: Processed, count: int
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Run Qwen 2 VL's tower, in which each layer attends within whole images. The result is that of `_windowed`."""
     tape, patches = context.tape, pixel_values.shape[0]
     context.set_scope(f"{_PATH}: ")
@@ -75,9 +77,9 @@ def _windowed(
     context.set_scope(f"{_PATH}: ")
     patches = pixel_values.shape[0]
     position_ids = tape.new((patches, 2), "int64", "position_ids")
-    images, of_windows = Chunks((image.patches,), count), Chunks((*windows(config, image),), count)
+    images, window_chunks = Chunks((image.patches,), count), Chunks((*windows(config, image),), count)
     bounds = tape.new((images.number + 1,), "int32", "cu_seqlens")
-    of_bounds = tape.new((of_windows.number + 1,), "int32", "cu_window_seqlens")
+    cu_window_seqlens = tape.new((window_chunks.number + 1,), "int32", "cu_window_seqlens")
     shape = (patches, hidden_size)
     embedded = convolve_in(context, f"{_PATH}.patch_embed", "proj", pixel_values, shape, is_input=True)
     context.set_scope(f"{_PATH}: ")
@@ -92,10 +94,10 @@ def _windowed(
         return index in config["fullatt_block_indexes"]
 
     def run(index: int, modules: LayerModules, given: Sequence[Tensor], x: Tensor) -> Tensor:
-        return _layer(context, modules, x, given[:2], images if sees_all(index) else of_windows, given[2])
+        return _layer(context, modules, x, given[:2], images if sees_all(index) else window_chunks, given[2])
 
     def captured(index: int) -> list[Tensor]:
-        return [*tables, bounds if sees_all(index) else of_bounds]
+        return [*tables, bounds if sees_all(index) else cu_window_seqlens]
 
     hidden_states = run_layers(context, f"{_PATH}.blocks", inputs, run, captured)
     merged = _merger(context, hidden_states, image.tokens * count, norms.rms_norm)
@@ -184,7 +186,7 @@ QWEN2 = Tower(
     process=processor(min_pixels=3136, max_pixels=12_845_056),
     batch=placeholders.batch,
     kept=placeholders.rope_deltas,
-    encode=partial(placeholders.encode, tower=_whole),
+    encode=partial(placeholders.encode, tower=_unwindowed),
     place=placeholders.scatter_image_tokens,
     chunks=lambda _config, _image: 1,
     source="transformers/models/qwen2_vl/image_processing_qwen2_vl.py",

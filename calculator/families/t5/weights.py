@@ -84,7 +84,7 @@ def _layer(config: Config, kind: LayerKind, *, attends_to_encoder: bool) -> Owne
 def _t5(config: Config) -> Parts:
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
 
-    def half(name: str, depth: int, *, attends_to_encoder: bool) -> Parts:
+    def stack_of(name: str, depth: int, *, attends_to_encoder: bool) -> Parts:
         # only the first layer has the table of relative positions, and the others reuse its result
         kinds = (LayerKind(end="first"), *(LayerKind(),) * (depth - 1))
         return (
@@ -95,8 +95,8 @@ def _t5(config: Config) -> Parts:
 
     return (
         embedding("shared", vocabulary, hidden),
-        *half("encoder", int(config["num_hidden_layers"]), attends_to_encoder=False),
-        *half("decoder", int(config["num_decoder_layers"]), attends_to_encoder=True),
+        *stack_of("encoder", int(config["num_hidden_layers"]), attends_to_encoder=False),
+        *stack_of("decoder", int(config["num_decoder_layers"]), attends_to_encoder=True),
         linear("lm_head", hidden, vocabulary),
     )
 

@@ -28,7 +28,7 @@ def _outputs(config: Config) -> Dim:
     return Dim(int(stated) if listed is None else len(listed), "num_labels")
 
 
-def _uneven(config: Config) -> str | None:
+def _patch_problem(config: Config) -> str | None:
     """Return an error if a patch is larger than the image.
 
     Patches cover the image from its first row and column. The remaining pixels at the edges belong to no patch.
@@ -48,7 +48,7 @@ _ENTRIES: tuple[Entry, ...] = (
     *dropouts("hidden_dropout_prob", "attention_probs_dropout_prob"),
     size("image_size", 224),
     size("patch_size", 16),
-    Check(name="patch_size", problem=_uneven),
+    Check(name="patch_size", problem=_patch_problem),
     size("num_channels", 3),
     flag("qkv_bias", True),
     Field(name="id2label", type="object", default=None, nullable=True),

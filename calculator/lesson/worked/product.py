@@ -112,15 +112,15 @@ def merged(typed: Merge) -> tuple[Line, ...]:
     parsed = read(typed)
     stored = STORED[typed.stored]
     base = stored(parsed.W)
-    apart = add(product(base, parsed.x), product(parsed.update, parsed.x))
+    unmerged = add(product(base, parsed.x), product(parsed.update, parsed.x))
     whole = stored(add(base, parsed.update))
     together = product(whole, parsed.x)
-    lost = max(abs(a - b) for (a,), (b,) in zip(apart, together, strict=True))
+    lost = max(abs(a - b) for (a,), (b,) in zip(unmerged, together, strict=True))
     return (
         Line(name="ΔW", formula="(α / r) · B A", substituted="", value=floats(parsed.update)),
         Line(name="W₀ as stored", formula=f"{typed.stored}(W₀)", substituted="", value=floats(base)),
         Line(name="merged", formula=f"{typed.stored}(W₀ + ΔW)", substituted="", value=floats(whole), main=True),
-        Line(name="output, unmerged", formula="W₀x + ΔWx", substituted="", value=floats(apart)),
+        Line(name="output, unmerged", formula="W₀x + ΔWx", substituted="", value=floats(unmerged)),
         Line(name="output, merged", formula="(W₀ + ΔW)x", substituted="", value=floats(together), main=True),
         Line(
             name="largest difference",

@@ -78,7 +78,7 @@ class AdaLoRA(AdaptedLinear):
         called = "The step calls AdaLoRA's update_and_allocate, as PEFT's documentation does; trainers do not."
         return (called, "The scores by which AdaLoRA prunes ranks, some kilobytes, are not counted.")
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield a schedule without steps that prune."""
         if self.tinit >= self.total_step - self.tfinal:
             message = f"must be below total_step - tfinal ({self.total_step - self.tfinal:,})"

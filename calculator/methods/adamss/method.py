@@ -57,9 +57,9 @@ class AdaMSS(AdaptedLinear):
         others = "With others, the factors are as many numbers, unless a cluster is smaller than subspace_rank."
         return (f"{clusters} {others} Each factor may take 512 bytes more or less then.",)
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield subspaces of a higher rank than the projection. PEFT gives their factors shapes that do not match."""
-        for path, module in found.items():
+        for path, module in targets.items():
             if module.kind == "linear" and min(self.subspace_rank, *self._sizes(module)) > self._rank(module):
                 message = f"is larger than the {self._rank(module):,} singular vectors of {path}: use at most that"
                 yield Problem(loc="method.subspace_rank", msg=message, input=self.subspace_rank)
@@ -83,10 +83,12 @@ class AdaMSS(AdaptedLinear):
         """Return the factors of each subspace, and the projection."""
         dtype, r, columns = training.added_dtype, self._rank(module), named(self._columns(module), "in_features")
         sizes = [(named(size, "outputs"), named(min(size, self.subspace_rank), "rank")) for size in self._sizes(module)]
-        of_a = (Added(name=f"{layer.A}.{i}", shape=(rank, r), dtype=dtype) for i, (_, rank) in enumerate(sizes))
-        of_b = (Added(name=f"{layer.B}.{i}", shape=(size, rank), dtype=dtype) for i, (size, rank) in enumerate(sizes))
+        a_parameters = (Added(name=f"{layer.A}.{i}", shape=(rank, r), dtype=dtype) for i, (_, rank) in enumerate(sizes))
+        b_parameters = (
+            Added(name=f"{layer.B}.{i}", shape=(size, rank), dtype=dtype) for i, (size, rank) in enumerate(sizes)
+        )
         projection = Added(name=layer.PROJECTION, shape=(r, columns), dtype=dtype, trained=False, buffer=True)
-        return (*of_a, *of_b, projection)
+        return (*a_parameters, *b_parameters, projection)
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
         """Return whether a tensor is the projection, which PEFT saves although it is frozen."""

@@ -69,7 +69,7 @@ class BOFT(AdaptedLinear):
         """True: PEFT makes the permutations on the host."""
         return True
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield settings that BOFTConfig and update_layer refuse, and several butterfly factors."""
         if (self.boft_block_size == 0) == (self.boft_block_num == 0):
             message = "set either boft_block_size or boft_block_num, and the other one to 0"
@@ -80,7 +80,7 @@ class BOFT(AdaptedLinear):
             yield Problem(loc="method.boft_n_butterfly_factor", msg=message, input=self.boft_n_butterfly_factor)
         name = "boft_block_size" if self.boft_block_size else "boft_block_num"
         number = getattr(self, name)
-        odd = [item for item in found.items() if item[1].kind in self.adaptable and item[1].in_features % number]
+        odd = [item for item in targets.items() if item[1].kind in self.adaptable and item[1].in_features % number]
         for path, module in odd[:1]:
             message = f"the input of {path} ({module.in_features:,}) must be a multiple of it"
             yield Problem(loc=f"method.{name}", msg=message, input=number)

@@ -76,18 +76,18 @@ def _product(factors: tuple[Tensor, Tensor], left: Shape, right: Shape) -> Tenso
 def _convolved_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     tape, (x, kernel) = grad.tape, node.saved
     (rows, columns, size), tokens = kernel.shape, tokens_of(x)
-    of_output = _transform(tape, grad.shape, "gradient")
+    output_transform = _transform(tape, grad.shape, "gradient")
     product = _product(
-        (of_output, _transform(tape, kernel.shape, "kernel")), (size, tokens, rows), (size, rows, columns)
+        (output_transform, _transform(tape, kernel.shape, "kernel")), (size, tokens, rows), (size, rows, columns)
     )
-    of_x = tape.new((*x.shape, 2), "float32", "convolution: gradient of the input")
+    x_grad = tape.new((*x.shape, 2), "float32", "convolution: gradient of the input")
     del product
-    factors = (of_output, _transform(tape, x.shape, "input"))
+    factors = (output_transform, _transform(tape, x.shape, "input"))
     product = _product(factors, (size, rows, tokens), (size, tokens, columns))
     del factors
-    of_kernel = tape.new((*kernel.shape, 2), "float32", "convolution: gradient of the kernel")
+    kernel_grad = tape.new((*kernel.shape, 2), "float32", "convolution: gradient of the kernel")
     del product
     return (
-        Tensor(tape, of_x.storage, x.shape, "float32", None),
-        Tensor(tape, of_kernel.storage, kernel.shape, "float32", None),
+        Tensor(tape, x_grad.storage, x.shape, "float32", None),
+        Tensor(tape, kernel_grad.storage, kernel.shape, "float32", None),
     )

@@ -50,9 +50,9 @@ class C3A(AdaptedLinear):
         """Sentences on what is not counted."""
         return ("The workspace of cuFFT, which computes C3A's transforms, is not counted.",)
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield sizes that the blocks do not divide."""
-        for path, module in found.items():
+        for path, module in targets.items():
             sides = (int(module.in_features), int(module.out_features))
             if module.kind == "linear" and any(side % self.block_size for side in sides):
                 message = f"must divide both sides of {path} ({sides[0]:,} and {sides[1]:,})"

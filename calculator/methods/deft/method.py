@@ -46,7 +46,7 @@ class DEFT(AdaptedLinear):
     bias: Literal["none", "all", "deft_only"] = settings.bias()
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield the decomposition whose scratch memory on a GPU is not known."""
         if self.decomposition_method == "qr":
             message = "the memory of the QR decomposition on a GPU is not modeled: use relu"

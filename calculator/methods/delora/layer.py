@@ -46,16 +46,16 @@ def _second(_: Node, grad: Tensor) -> tuple[None, Tensor]:
 def _update(bound: BoundModule, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the update, and the tensors that PEFT's local variables refer to until the output is computed."""
     a, b = bound.added[A], bound.added[B]
-    h = _thin(x, bound.added[NORM], a)
-    norm_of_a = indexing.clamp(_norm(a, 1), "A's norms, clamped", both=False)
-    norm_of_b = indexing.clamp(_norm(b, 0), "B's norms, clamped", both=False)
+    h = _project_down(x, bound.added[NORM], a)
+    norm_of_a = indexing.clamp(_norm(a, 1), "A's norms, clamped", two_bounds=False)
+    norm_of_b = indexing.clamp(_norm(b, 0), "B's norms, clamped", two_bounds=False)
     strength = ops.scale(bound.added[LAMBDA], "λ / r")
     scaling = _divided(strength, ops.mul(norm_of_a, norm_of_b, "product of the norms"))
     h = ops.mul(h, scaling, "A·x, scaled")
     return products.matmul(h, b, None, b.shape[0], "update"), (norm_of_a, norm_of_b, scaling)
 
 
-def _thin(x: Tensor, norm: Tensor, a: Tensor) -> Tensor:
+def _project_down(x: Tensor, norm: Tensor, a: Tensor) -> Tensor:
     return products.matmul(ops.mul(x, norm, "input · norms of the weight"), a, None, a.shape[0], "A·x")
 
 
@@ -92,8 +92,8 @@ def _divided(a: Tensor, b: Tensor) -> Tensor:
 
 def _divided_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     tape, (_, b) = grad.tape, node.saved
-    of_a = tape.new(b.shape, b.dtype, "division: gradient")
+    dividend_grad = tape.new(b.shape, b.dtype, "division: gradient")
     temporaries = [tape.scratch(b.shape, b.dtype, "division: temporary") for _ in range(3)]
-    of_b = tape.new(b.shape, b.dtype, "division: gradient of the divisor")
+    divisor_grad = tape.new(b.shape, b.dtype, "division: gradient of the divisor")
     del temporaries
-    return of_a, of_b
+    return dividend_grad, divisor_grad

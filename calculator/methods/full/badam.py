@@ -47,20 +47,20 @@ def blocks(
     `parameters` has the name and the size of each parameter. Without `include_embedding`, the block of the output head
     has the embeddings too.
     """
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     others: dict[str, int] = {}
     for name, size in parameters:
         layer = _LAYER.findall(name)
         part = layer or (_EMBEDDING.findall(name) if include_embedding else [])
         first = part[0] if part else ""
-        if first not in found:
-            first = next((prefix for prefix in found if prefix in name), first)
+        if first not in sizes:
+            first = next((prefix for prefix in sizes if prefix in name), first)
         if first:
-            found[first] = found.get(first, 0) + size
+            sizes[first] = sizes.get(first, 0) + size
         else:
             others[name] = size
-    of_others = [(tuple(others), sum(others.values()))] if include_lm_head else []
-    return (*(((first,), size) for first, size in found.items()), *of_others)
+    other_blocks = [(tuple(others), sum(others.values()))] if include_lm_head else []
+    return (*(((first,), size) for first, size in sizes.items()), *other_blocks)
 
 
 def model_blocks(method: Full, model: Model) -> tuple[tuple[Block, int], ...]:
@@ -76,11 +76,11 @@ def chosen(method: Full, model: Model) -> tuple[int, Block] | None:
     of equal ones. The backward pass ends at the trained block, so a block in front of others keeps more activations. A
     block of the output head without embeddings keeps the fewest, and is never chosen.
     """
-    found = model_blocks(method, model)
+    block_list = model_blocks(method, model)
     if method.badam_switch_mode == "fixed":
         start = method.badam_start_block
-        return (start, found[start][0]) if start is not None and start < len(found) else None
-    candidates = found[:-1] if method.include_lm_head and method.include_embedding else found
+        return (start, block_list[start][0]) if start is not None and start < len(block_list) else None
+    candidates = block_list[:-1] if method.include_lm_head and method.include_embedding else block_list
     if not candidates:
         return None
     number = max(range(len(candidates)), key=lambda number: (candidates[number][1], -number))
@@ -89,8 +89,8 @@ def chosen(method: Full, model: Model) -> tuple[int, Block] | None:
 
 def patterns(method: Full, model: Model) -> tuple[str, ...]:
     """Return `unfrozen_parameters` with the parameters of that block."""
-    found = chosen(method, model)
-    return () if found is None else tuple(f"^{part}" if part.endswith(".") else f"^{part}$" for part in found[1])
+    block = chosen(method, model)
+    return () if block is None else tuple(f"^{part}" if part.endswith(".") else f"^{part}$" for part in block[1])
 
 
 def copies(method: Full, model: Model) -> Iterator[ResidentTensor]:

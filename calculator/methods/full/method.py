@@ -83,12 +83,12 @@ class Full(FullSettings):
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse patterns that cannot be read or match no parameter, and float32 where it cannot be."""
-        found = [*active_layers.problems(self, model)]
+        problems = [*active_layers.problems(self, model)]
         if self.unfrozen_parameters is not None and not self.trains_active_layers:
-            found += unfrozen.problems(self.unfrozen_parameters, model)
-        found += () if found else unfrozen.dtype_problems(self, model, training)
-        if found:
-            raise PlanError(*found)
+            problems += unfrozen.problems(self.unfrozen_parameters, model)
+        problems += () if problems else unfrozen.dtype_problems(self, model, training)
+        if problems:
+            raise PlanError(*problems)
 
     @property
     def differs_between_layers(self) -> bool:

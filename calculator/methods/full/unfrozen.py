@@ -43,9 +43,9 @@ def problems(patterns: tuple[str, ...], model: Model) -> Iterator[Problem]:
         return
     names = [weight.name for weight in model.weights()]
     for pattern in patterns:
-        found = _compiled((pattern,))
-        if not any(map(found.match, names)):
-            yield Problem(loc=loc, msg=f"{pattern} {_missed(found, model)}", input=pattern)
+        compiled = _compiled((pattern,))
+        if not any(map(compiled.match, names)):
+            yield Problem(loc=loc, msg=f"{pattern} {_unmatched_reason(compiled, model)}", input=pattern)
             return
     every = _compiled(patterns)
     if model.idle and all(map(model.is_idle, filter(every.match, names))):
@@ -75,15 +75,15 @@ def dtype_problems(method: Full, model: Model, training: Training) -> Iterator[P
 
 def trained(patterns: tuple[str, ...], path: str, module: Module) -> tuple[str, ...]:
     """Return the names of a module's own parameters that one of the patterns matches; `path` is its full name."""
-    found = _compiled(patterns)
+    compiled = _compiled(patterns)
     named = ((parameter, f"{path}.{parameter.name}" if path else parameter.name) for parameter in module.parameters)
-    return tuple(parameter.name for parameter, name in named if not parameter.frozen and found.match(name))
+    return tuple(parameter.name for parameter, name in named if not parameter.frozen and compiled.match(name))
 
 
 def trained_names(patterns: tuple[str, ...], model: Model) -> tuple[str, ...]:
     """Return the names of the model's parameters that one of the patterns matches, in order."""
-    found = _compiled(patterns)
-    return tuple(weight.name for weight in model.weights() if found.match(weight.name))
+    compiled = _compiled(patterns)
+    return tuple(weight.name for weight in model.weights() if compiled.match(weight.name))
 
 
 def names_rows(patterns: tuple[str, ...]) -> bool:
@@ -91,10 +91,10 @@ def names_rows(patterns: tuple[str, ...]) -> bool:
     return any(_ROWS.fullmatch(pattern) for pattern in patterns)
 
 
-def _missed(found: re.Pattern[str], model: Model) -> str:
+def _unmatched_reason(pattern: re.Pattern[str], model: Model) -> str:
     """Return why a pattern matches no parameter: the name is that of a tied one, or there is none."""
     for name, owner in model.tied.items():
-        if found.match(name):
+        if pattern.match(name):
             return f"is the same tensor as {owner}: name that"
     return "matches no parameter: names are matched from their start, as model.layers.0.mlp.down_proj.weight"
 

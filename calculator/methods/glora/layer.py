@@ -56,5 +56,5 @@ def _bias(bound: BoundModule, c: Tensor, paths: tuple[Tensor, Tensor]) -> Tensor
     d, e = paths
     bias, weight = bound.own["bias"], bound.own["weight"]
     first = ops.add(_sum_with(bias, ops.mul(bias, d, "bias · D")), e, "bias + bias · D + E")
-    of_weight = products.matmul(weight, c, None, 1, "weight · C")
-    return ops.add(first, ops.view(of_weight, bias.shape), "adapted bias")
+    weight_term = products.matmul(weight, c, None, 1, "weight · C")
+    return ops.add(first, ops.view(weight_term, bias.shape), "adapted bias")

@@ -57,21 +57,21 @@ class GLoRA(AdaptedLinear):
     bias: Literal["none", "all", "glora_only"] = settings.bias()
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:
         """Yield paths without a gradient, and a module that PEFT's GLoRA does not treat as a linear layer."""
-        if not self.modules_to_save and not self._trains_any(model, found):
+        if not self.modules_to_save and not self._trains_any(model, targets):
             message = "no path gets a gradient: PEFT has paths C, D and E only where a layer has a bias: set it to lora"
             yield Problem(loc="method.config_A_B", msg=message, input="none")
-        for path, module in found.items():
+        for path, module in targets.items():
             if path.endswith(_OF_TORCH) or module.separate_bias:
                 message = f"PEFT's GLoRA refuses {path}, a subclass of torch.nn.Linear: leave it out, or use lora"
                 yield Problem(loc="method.target_modules", msg=message, input=path)
 
-    def _trains_any(self, model: Model, found: dict[str, Module]) -> bool:
+    def _trains_any(self, model: Model, targets: dict[str, Module]) -> bool:
         """Return whether a path or a bias gets a gradient."""
         kinds = (self.config_C, self.config_D_E, self.bias)
         biased = set(kinds) != {"none"} and any(
-            module.bias for path, module in found.items() if not model.is_idle(path)
+            module.bias for path, module in targets.items() if not model.is_idle(path)
         )
         in_all = self.bias == "all" and any(module.bias for _, module in model.running)
         return self.config_A_B != "none" or biased or in_all
@@ -80,13 +80,13 @@ class GLoRA(AdaptedLinear):
         """Return the paths. The paths of a missing bias are zeros."""
         rows, columns = module.out_features, module.in_features
         biased = module.bias is not None
-        of_c, of_d = (self.config_C, self.config_D_E) if biased else ("none", "none")
+        c_config, d_config = (self.config_C, self.config_D_E) if biased else ("none", "none")
         kinds: dict[str, tuple[str, Shape]] = {
             "A": (self.config_A_B, (rows, columns)),
             "B": (self.config_A_B, (rows, columns)),
-            "C": (of_c, (columns, 1)),
-            "D": (of_d, (rows,)),
-            "E": (of_d, (rows,)),
+            "C": (c_config, (columns, 1)),
+            "D": (d_config, (rows,)),
+            "E": (d_config, (rows,)),
         }
         dtypes = (training.added_dtype, training.dtype)
         return tuple(

@@ -50,12 +50,12 @@ class GraLoRA(AdaptedLinear):
         """The number of blocks along a side of the matrix."""
         return self.gralora_k
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield numbers of blocks that do not divide the rank or a side of the matrix."""
         if self.r % self.gralora_k:
             message = f"r must be divisible by gralora_k ({self.gralora_k:,})"
             yield Problem(loc="method.r", msg=message, input=self.r)
-        for path, module in found.items():
+        for path, module in targets.items():
             if module.kind in self.adaptable and (
                 module.in_features % self.gralora_k or module.out_features % self.gralora_k
             ):

@@ -104,5 +104,5 @@ def _product(bound: BoundModule) -> Tensor:
 @saves_factors(0, 1)
 def _product_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     b, a = node.saved
-    of_a = grad.tape.new(a.shape, grad.dtype, "A: gradient")
-    return of_a, grad.tape.new(b.shape, grad.dtype, "B: gradient")
+    a_grad = grad.tape.new(a.shape, grad.dtype, "A: gradient")
+    return a_grad, grad.tape.new(b.shape, grad.dtype, "B: gradient")

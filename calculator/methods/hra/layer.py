@@ -52,10 +52,12 @@ def _reflections(bound: BoundModule, r: int) -> Tensor:
 def _reflection(weight: Tensor, column: Tensor) -> Tensor:
     """Return 2 · weight @ u @ u.T."""
     width = weight.shape[0]
-    return products.addmm(_seen(weight, column), ops.view(column, (1, width)), None, width, "2 · weight · u · uᵀ")
+    return products.addmm(
+        _twice_product(weight, column), ops.view(column, (1, width)), None, width, "2 · weight · u · uᵀ"
+    )
 
 
-def _seen(weight: Tensor, column: Tensor) -> Tensor:
+def _twice_product(weight: Tensor, column: Tensor) -> Tensor:
     return products.addmm(ops.scale(weight, "2 · weight"), column, None, 1, "2 · weight · u")
 
 

@@ -42,7 +42,7 @@ class HRA(AdaptedLinear):
     bias: Literal["none", "all", "hra_only"] = settings.bias()
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield orthogonal vectors, which are not modeled."""
         if self.apply_GS:
             message = "the steps of Gram–Schmidt are not modeled: use false"

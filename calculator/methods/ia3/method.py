@@ -50,7 +50,7 @@ class IA3(AdaptedLinear):
         True, label="Initialize to ones", help="Start from vectors of ones; memory is the same."
     )
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield feed-forward modules that PEFT refuses, and names of single layers."""
         names, loc = self.feedforward_modules, "method.feedforward_modules"
         if names is None:
@@ -59,8 +59,8 @@ class IA3(AdaptedLinear):
                 yield Problem(loc=loc, msg=message, input=None)
             return
         yield from names_one_layer(loc, names)
-        targets = self.target_modules
-        missing = [name for name in names if isinstance(targets, tuple) and name not in targets]
+        named = self.target_modules
+        missing = [name for name in names if isinstance(named, tuple) and name not in named]
         if missing:
             message = f"{' and '.join(missing)} must be among target_modules too"
             yield Problem(loc=loc, msg=message, input=list(names))

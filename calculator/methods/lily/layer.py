@@ -25,8 +25,8 @@ def forward(bound: BoundModule, x: Tensor) -> Tensor:
     hidden = products.matmul(x, a, None, a.shape[0], "A·x")
     logits = products.matmul(hidden, router, None, router.shape[0], "router's logits")
     probabilities = ops.softmax(logits)
-    of_experts = _mean_of_tokens(probabilities)
-    mixed = _mixed(of_experts, b)
+    expert_weights = _mean_of_tokens(probabilities)
+    mixed = _mixed(expert_weights, b)
     delta = products.matmul(hidden, ops.view(mixed, mixed.shape[::-1]), None, mixed.shape[1], "update")
     return ops.add(result, _scaled(delta, result), "result + update")
 

@@ -69,13 +69,13 @@ class Lily(AdaptedLinear):
         """Whether blocks of layers have their own matrices."""
         return self.stride_A > 1
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield `all-linear`.
 
         PEFT may or may not shorten the names of linear layers before it groups them (_find_minimal_target_modules).
         """
         if self.target_modules == "all-linear":
-            names = ", ".join(sorted({path.rpartition(".")[2] for path in found}))
+            names = ", ".join(sorted({path.rpartition(".")[2] for path in targets}))
             message = f"which layers share matrices is not modeled for all-linear: list names ({names})"
             yield Problem(loc="method.target_modules", msg=message, input="all-linear")
 
@@ -108,10 +108,12 @@ class Lily(AdaptedLinear):
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
         """Return the shared matrices."""
         shared = sharing.groups(self, model)
-        found: dict[str, Shape] = {}
+        shape_by_name: dict[str, Shape] = {}
         for target in sharing.targets(self, model) if shared else ():
             shapes = self._shapes(target.module).values()
-            found |= {name: shape for name, shape in zip(shared[target.name], shapes, strict=True) if name is not None}
+            shape_by_name |= {
+                name: shape for name, shape in zip(shared[target.name], shapes, strict=True) if name is not None
+            }
         return tuple(
             ResidentTensor(
                 name=name,
@@ -122,7 +124,7 @@ class Lily(AdaptedLinear):
                 trained=True,
                 base=False,
             )
-            for name, shape in found.items()
+            for name, shape in shape_by_name.items()
         )
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:

@@ -79,14 +79,14 @@ def groups(method: Shares, model: Model) -> dict[str, Group]:
     for target in targets(method, model):
         suffix = max((name for name in names if target.name.endswith(name)), key=len)
         kinds[suffix, int(target.module.out_features), int(target.module.in_features)].append(target)
-    found: dict[str, Group] = {}
+    group_by_name: dict[str, Group] = {}
     for alike in kinds.values():
         b = f"{_owner(alike, model)}.{B}.weight"
         for start in range(0, len(alike), method.stride_A):
             block = alike[start : start + method.stride_A]
             a = None if method.stride_A == 1 else f"{_owner(block, model)}.{A}.weight"
-            found |= {target.name: Group(a, b) for target in block}
-    return found
+            group_by_name |= {target.name: Group(a, b) for target in block}
+    return group_by_name
 
 
 def _owner(places: list[Place], model: Model) -> str:

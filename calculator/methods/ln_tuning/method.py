@@ -88,7 +88,7 @@ class LNTuning(TargetedMethod):
         """Return "norms"."""
         return "norms"
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield targets that contain other modules, which PEFT copies whole.
 
         They may be among PEFT's own targets for the family.

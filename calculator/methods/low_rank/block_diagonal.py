@@ -123,7 +123,7 @@ def _rows(shape: Shape) -> int:
 
 
 def problems(
-    method: TargetedMethod, config: BdLoraConfig | None, found: Mapping[str, Module], rank: Rank
+    method: TargetedMethod, config: BdLoraConfig | None, targets: Mapping[str, Module], rank: Rank
 ) -> Iterator[Problem]:
     """Yield settings that PEFT refuses, or runs incorrectly, with block-diagonal matrices."""
     if config is None:
@@ -132,19 +132,19 @@ def problems(
         message = "PEFT ignores it over a quantized base: leave it out"
         yield Problem(loc="method.use_bdlora", msg=message, input=config.nblocks)
         return
-    yield from _settings(method, found)
-    both = sorted({*(config.target_modules_bd_a or ())} & {*(config.target_modules_bd_b or ())})
-    if both:
-        message = f"{', '.join(both)} is in target_modules_bd_b too: leave it out of one"
-        yield Problem(loc="method.use_bdlora.target_modules_bd_a", msg=message, input=both)
+    yield from _settings(method, targets)
+    in_both_lists = sorted({*(config.target_modules_bd_a or ())} & {*(config.target_modules_bd_b or ())})
+    if in_both_lists:
+        message = f"{', '.join(in_both_lists)} is in target_modules_bd_b too: leave it out of one"
+        yield Problem(loc="method.use_bdlora.target_modules_bd_a", msg=message, input=in_both_lists)
         return
-    for path, module in found.items():
+    for path, module in targets.items():
         yield from _module(config, path, module, rank)
 
 
-def _settings(method: TargetedMethod, found: Mapping[str, Module]) -> Iterator[Problem]:
+def _settings(method: TargetedMethod, targets: Mapping[str, Module]) -> Iterator[Problem]:
     """Yield modules and settings of LoRA for which PEFT has no block-diagonal matrices."""
-    if any(module.kind == "embedding" for module in found.values()):
+    if any(module.kind == "embedding" for module in targets.values()):
         message = "PEFT has no block-diagonal LoRA of an embedding: leave the embedding out"
         yield Problem(loc="method.target_modules", msg=message, input=None)
     for name, usual in (("use_dora", "false"), ("target_parameters", "null")):

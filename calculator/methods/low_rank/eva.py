@@ -75,10 +75,10 @@ def kept_bytes(features: int, count: int, tokens: int) -> int:
 
     They include the singular values and statistics.
     """
-    found = min(_requested_rank(count), tokens + count + 1, features)
+    rank = min(_requested_rank(count), tokens + count + 1, features)
     scalars = _size((1,), "int64") + _size((), "float64")
-    values = 3 * _size((found,), "float64") + _size((count,), "bool")
-    return _size((found, features), "float64") + 2 * _size((features,), "float64") + values + scalars
+    values = 3 * _size((rank,), "float64") + _size((count,), "bool")
+    return _size((rank, features), "float64") + 2 * _size((features,), "float64") + values + scalars
 
 
 def _requested_rank(count: int) -> int:
@@ -91,10 +91,10 @@ def _hook(x: Tensor, count: int, tokens: int) -> None:
     tape, features = x.tape, int(x.shape[-1])
     previous = tape.new((count, features), "float64", "singular vectors of the pass before")
     states = tape.new((tokens, features), x.dtype, "inputs of the tokens")
-    found = _partial_fit(ops.cast(states, "float32", "inputs in float32"), count)
+    components = _partial_fit(ops.cast(states, "float32", "inputs in float32"), count)
     for name in ("squares", "vectors / norms", "vectors before / norms", "cosines"):
         _passing(tape, previous.shape, name)
-    del previous, found
+    del previous, components
 
 
 def _partial_fit(x: Tensor, count: int) -> list[Tensor]:
@@ -141,15 +141,15 @@ def _svd_lowrank(tape: Tape, rows: int, columns: int, rank: int) -> tuple[Tensor
     """Run torch.svd_lowrank, and return the left singular vectors, the values and the right ones."""
     tall, wide = max(rows, columns), min(rows, columns)
     basis = _basis(tape, tall, wide, rank)
-    found = basis.shape[1]
-    inside = tape.new((found, wide), "float64", "basis · matrix")
-    left = tape.new((found, found), "float64", "left singular vectors")
-    values = tape.new((found,), "float64", "singular values")
-    right = tape.new((found, wide), "float64", "right singular vectors")
+    rank = basis.shape[1]
+    inside = tape.new((rank, wide), "float64", "basis · matrix")
+    left = tape.new((rank, rank), "float64", "left singular vectors")
+    values = tape.new((rank,), "float64", "singular values")
+    right = tape.new((rank, wide), "float64", "right singular vectors")
     info = tape.new((), "int32", "info")
     _passing(tape, inside.shape, "basis · matrix, copied for cuSOLVER")
     del info
-    left = tape.new((tall, found), "float64", "basis · left singular vectors")
+    left = tape.new((tall, rank), "float64", "basis · left singular vectors")
     del basis, inside
     return (left, values, right) if rows >= columns else (right, values, left)
 
@@ -174,10 +174,10 @@ def _basis(tape: Tape, tall: int, wide: int, rank: int) -> Tensor:
 def _qr(tape: Tape, matrix: Tensor) -> Tensor:
     """Return the orthogonal factor of a matrix."""
     rows, columns = matrix.shape
-    found = min(rows, columns)
-    factor = tape.new((rows, found), "float64", "Q")
-    other = tape.new((found, columns), "float64", "R")
-    _passing(tape, (found,), "Householder coefficients")
+    size = min(rows, columns)
+    factor = tape.new((rows, size), "float64", "Q")
+    other = tape.new((size, columns), "float64", "R")
+    _passing(tape, (size,), "Householder coefficients")
     del other
     return factor
 

@@ -93,8 +93,8 @@ def listed_forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     """Run `forward`, and list the rows that the adapters allocate (see `Tape.added`)."""
     out, tape = forward(method, bound, x), bound.tape
     if tape.added and out.storage is not None:
-        first, _, _, of_base = tape.added.pop()
-        tape.added.append(AddedRows(first, len(tape.rows), out.storage.row, of_base))
+        first, _, _, base_row = tape.added.pop()
+        tape.added.append(AddedRows(first, len(tape.rows), out.storage.row, base_row))
     return out
 
 
@@ -102,8 +102,8 @@ def _base_layer(bound: BoundModule, x: Tensor) -> Tensor:
     """Return the output of the frozen module."""
     out, tape = bound.base_layer(x), bound.tape
     if tape.added is not None:
-        of_base = None if out.storage is None else out.storage.row
-        tape.added.append(AddedRows(len(tape.rows), len(tape.rows), -1, of_base))
+        base_row = None if out.storage is None else out.storage.row
+        tape.added.append(AddedRows(len(tape.rows), len(tape.rows), -1, base_row))
     return out
 
 

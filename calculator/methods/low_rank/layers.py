@@ -30,8 +30,8 @@ def is_transformed(method: LowRank, name: str) -> bool:
     """
     if method.layers_to_transform is None or name in (method.target_modules or ()):
         return True
-    found = next(filter(None, (pattern.match(name) for pattern in _index_patterns(method.layers_pattern))), None)
-    return found is not None and int(found["index"]) in method.layers_to_transform
+    match = next(filter(None, (pattern.match(name) for pattern in _index_patterns(method.layers_pattern))), None)
+    return match is not None and int(match["index"]) in method.layers_to_transform
 
 
 def rank(method: LowRank, name: str) -> int:

@@ -23,10 +23,12 @@ def groups(model: Model, trained: Iterable[ResidentTensor]) -> list[tuple[Reside
     decay.
     """
     layer_norms = {path for path, module in model.paths if module.kind == "norm" and len(module.parameters) > 1}
-    found: dict[str, list[ResidentTensor]] = {name: [] for name in ("a", "embedding", "b", "b_without_decay")}
+    tensors_by_group: dict[str, list[ResidentTensor]] = {
+        name: [] for name in ("a", "embedding", "b", "b_without_decay")
+    }
     for tensor in trained:
-        found[_group(tensor, layer_norms)].append(tensor)
-    return [tuple(group) for group in found.values() if group]
+        tensors_by_group[_group(tensor, layer_norms)].append(tensor)
+    return [tuple(group) for group in tensors_by_group.values() if group]
 
 
 def _group(tensor: ResidentTensor, layer_norms: set[str]) -> str:

@@ -187,9 +187,9 @@ class LowRank(TargetedMethod):
         """Return the best tier if every linear layer is adapted, else the next one."""
         return TargetedMethod.quality_tier(self, parameters) + (self.target_modules != "all-linear")
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:
         """Yield fused experts, and settings that exclude one another."""
-        yield from problems(self, model, found)
+        yield from problems(self, model, targets)
 
     def with_layers(self, model: Model) -> Model:
         """Return the model with a kind for each way in which layers are adapted."""

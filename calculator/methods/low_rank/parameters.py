@@ -63,15 +63,15 @@ def updates(method: AdapterSettings, name: str, module: Module, dtype: DType, *,
 
     `name` is the module's name in its first layer.
     """
-    found: list[Added] = []
+    added: list[Added] = []
     for parameter in targeted(method.target_parameters, name, module):
         *among, rows, columns = parameter.shape
         into, out = (rows, columns) if transposed and among else (columns, rows)
         r = named(method.rank_of(f"{name}.{parameter.name}"), "r")
         r = among[0] * r if among else r
-        found.append(Added(name=f"{parameter.name}{_A}", shape=(r, into), dtype=dtype))
-        found.append(Added(name=f"{parameter.name}{_B}", shape=(out, r), dtype=dtype))
-    return tuple(found)
+        added.append(Added(name=f"{parameter.name}{_A}", shape=(r, into), dtype=dtype))
+        added.append(Added(name=f"{parameter.name}{_B}", shape=(out, r), dtype=dtype))
+    return tuple(added)
 
 
 def wrapped_name(names: tuple[str, ...] | None, name: str) -> str:

@@ -36,8 +36,8 @@ def too_large(method: Method, rank_of: Callable[[str], int], model: Model, train
         r, side = rank_of(path), smaller_side(module)
         if side is not None and side < r and method.module_spec(path, module, model, training).added:
             sides.setdefault(r, {})[path.rsplit(".", 1)[-1]] = side
-    for r, found in sides.items():
-        yield f"{sentence(r, found)}."
+    for r, named_sides in sides.items():
+        yield f"{sentence(r, named_sides)}."
 
 
 def sentence(r: int, sides: Mapping[str, int]) -> str:

@@ -29,41 +29,41 @@ _WITHOUT_WEIGHTS = (True, False, "gaussian")
 _MOST_KEYS = 1_000
 
 
-def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
+def problems(method: LowRank, model: Model, targets: Mapping[str, Module]) -> Iterator[Problem]:
     """Yield fused experts, DoRA and biases on an embedding, unreadable keys, and layers that do not exist."""
     yield from expert_problems(method, model)
     yield from _parameters(method, model)
-    embedding = any(module.kind == "embedding" for module in found.values())
+    embedding = any(module.kind == "embedding" for module in targets.values())
     if method.use_dora and embedding:
         message = "DoRA on an embedding is not modeled: leave the embedding out, or use_dora false"
         yield Problem(loc="method.use_dora", msg=message, input=True)
     if method.lora_bias:
         yield from _bias(method, embedding=embedding)
-    yield from _shapes(method, found)
+    yield from _shapes(method, targets)
     yield from initialization.problems(method)
-    yield from _singular_vectors(method, found)
+    yield from _singular_vectors(method, targets)
     yield from _keys(method)
     yield from replication.problems(method, method.layer_replication, model)
-    yield from _layers(method, model, found)
-    yield from tokens.problems(method, model, found)
-    yield from block_diagonal.problems(method, method.use_bdlora, found, partial(_rank, method))
+    yield from _layers(method, model, targets)
+    yield from tokens.problems(method, model, targets)
+    yield from block_diagonal.problems(method, method.use_bdlora, targets, partial(_rank, method))
 
 
 def _rank(method: LowRank, path: str, module: Module) -> int:
     return layers.rank(method, full_name(path, module))
 
 
-def _shapes(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
+def _shapes(method: LowRank, targets: Mapping[str, Module]) -> Iterator[Problem]:
     """Yield initializations that fail for a kind of module.
 
     Source: LoraLayer.olora_init and loftq_init; Embedding.update_layer.
     """
     kind = method.init_lora_weights
     label = {"olora": "OLoRA", "loftq": "LoftQ"}.get(str(kind))
-    if label is not None and any(module.kind == "conv1d" for module in found.values()):
+    if label is not None and any(module.kind == "conv1d" for module in targets.values()):
         message = f"PEFT's {label} gives Conv1D layers matrices of other shapes: use true, or pissa"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
-    if kind == "loftq" and any(module.kind == "embedding" for module in found.values()):
+    if kind == "loftq" and any(module.kind == "embedding" for module in targets.values()):
         message = "PEFT's LoftQ fails on an embedding: leave the embedding out, or use pissa"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
 
@@ -74,11 +74,11 @@ def _parameters(method: LowRank, model: Model) -> Iterator[Problem]:
     if not names:
         return
     yield from names_one_layer("method.target_parameters", names)
-    found = [
+    targeted = [
         (path, module, target) for path, module in model.paths for target in parameters.targeted(names, path, module)
     ]
-    fused = [(path, module, target) for path, module, target in found if is_modeled(path, module, target, model)]
-    if not found or len(fused) < len(found) or model.model_type in _OWN_PRODUCTS:
+    fused = [(path, module, target) for path, module, target in targeted if is_modeled(path, module, target, model)]
+    if not targeted or len(fused) < len(targeted) or model.model_type in _OWN_PRODUCTS:
         yield _not_fused(model, names)
     if any(method.is_saved(path) for path, _, _ in fused):
         message = "PEFT would copy experts that are adapted: leave them out of modules_to_save"
@@ -122,12 +122,12 @@ def _fused(module: Module) -> Iterator[Parameter]:
         yield from (parameter for parameter in module.parameters if len(parameter.shape) == 3)
 
 
-def _singular_vectors(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
+def _singular_vectors(method: LowRank, targets: Mapping[str, Module]) -> Iterator[Problem]:
     """Yield more singular vectors than a weight has, or than an input has features.
 
     Source: LoraLayer.mica_init; IncrementalPCA.
     """
-    for path, module in found.items() if method.init_lora_weights == "eva" else ():
+    for path, module in targets.items() if method.init_lora_weights == "eva" else ():
         count = components(_rank(method, path, module), rho_of(method.eva_config))
         if module.kind != "embedding" and count > module.in_features:
             message = (
@@ -135,7 +135,7 @@ def _singular_vectors(method: LowRank, found: Mapping[str, Module]) -> Iterator[
             )
             yield Problem(loc="method.r", msg=f"{message} a smaller rank, or rho", input=method.r)
             return
-    for path, module in found.items() if method.init_lora_weights == "mica" else ():
+    for path, module in targets.items() if method.init_lora_weights == "mica" else ():
         most = min(module.in_features, module.out_features)
         if _rank(method, path, module) > most:
             message = f"MiCA takes at most {most:,} singular vectors of {path}: use a smaller rank"
@@ -165,7 +165,7 @@ def _keys(method: LowRank) -> Iterator[Problem]:
             yield Problem(loc="method.rank_pattern", msg=message, input=key)
 
 
-def _layers(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
+def _layers(method: LowRank, model: Model, targets: Mapping[str, Module]) -> Iterator[Problem]:
     """Yield choices of layers that PEFT refuses (LoraConfig.__post_init__), or that leave no module."""
     chosen, pattern = method.layers_to_transform, method.layers_pattern
     if chosen is None:
@@ -184,17 +184,17 @@ def _layers(method: LowRank, model: Model, found: Mapping[str, Module]) -> Itera
     odd = next((name for name in pattern or () if not re.fullmatch(r"\w+(\.\w+)*", name)), None)
     if odd is not None:
         yield Problem(loc="method.layers_pattern", msg=f"{odd} is not a name such as layers", input=odd)
-    elif found and not any(layers.is_transformed(method, name) for name in _full_names(model, found)):
+    elif targets and not any(layers.is_transformed(method, name) for name in _full_names(model, targets)):
         counts = " or ".join(f"{len(stack.layers)} in {stack.name}" for stack in model.stacks)
         message = f"no adapted module is in these layers: there are {counts}, numbered from 0"
         yield Problem(loc="method.layers_to_transform", msg=message, input=listed(tuple(map(str, chosen))))
 
 
-def _full_names(model: Model, found: Mapping[str, Module]) -> Iterator[str]:
+def _full_names(model: Model, targets: Mapping[str, Module]) -> Iterator[str]:
     """Yield the names of modules outside the layers, and of those in every layer that has them."""
-    yield from (path for path in found if "*" not in path)
+    yield from (path for path in targets if "*" not in path)
     for part in model.parts:
         if isinstance(part, Stack):
             for index, layer in enumerate(part.layers):
-                names = (module.name for module in layer.modules if f"{part.name}.*.{module.name}" in found)
+                names = (module.name for module in layer.modules if f"{part.name}.*.{module.name}" in targets)
                 yield from (f"{part.name}.{index}.{name}" for name in names)

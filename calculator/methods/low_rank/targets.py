@@ -95,7 +95,7 @@ def converted(method: Named, model: Model) -> dict[str, Any]:
     if bool(gate) != bool(up) or not (router or gate or down) or (router and model.model_type not in ROUTED):
         return {}
     parameters = [*(method.target_parameters or ())]
-    parameters += [name for name, found in ((_ROUTER, router), (_GATE_UP, gate), (_DOWN, down)) if found]
+    parameters += [name for name, is_present in ((_ROUTER, router), (_GATE_UP, gate), (_DOWN, down)) if is_present]
     changes: dict[str, Any] = {
         "target_modules": tuple(name for name in requested if name not in {*router, *gate, *up, *down}) or None,
         "target_parameters": tuple(dict.fromkeys(parameters)),

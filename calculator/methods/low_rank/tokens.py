@@ -53,7 +53,7 @@ def has(bound: BoundModule) -> bool:
     return _ROWS in bound.added
 
 
-def problems(method: TrainsTokens, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
+def problems(method: TrainsTokens, model: Model, targets: Mapping[str, Module]) -> Iterator[Problem]:
     """Yield tokens that the model does not have, and word embeddings that are also adapted or copied."""
     indices = method.trainable_token_indices
     if not indices:
@@ -65,7 +65,7 @@ def problems(method: TrainsTokens, model: Model, found: Mapping[str, Module]) ->
         if path is not None and method.is_saved(path):
             message = f"PEFT trains all of {path} with modules_to_save: leave one of both out"
             yield Problem(loc=loc, msg=message, input=list(indices))
-        elif path in found:
+        elif path in targets:
             reason = "PEFT can't train tokens of" if path == table else "trained tokens are not modeled with the tied"
             message = f"{reason} {path}, which LoRA adapts: exclude it, or leave the tokens out"
             yield Problem(loc=loc, msg=message, input=list(indices))

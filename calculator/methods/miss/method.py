@@ -53,9 +53,9 @@ class MiSS(AdaptedLinear):
     bias: Literal["none", "all", "miss_only"] = settings.bias()
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield sizes that the blocks do not divide."""
-        for path, module in found.items():
+        for path, module in targets.items():
             if module.kind != "linear":
                 continue
             rows, columns = int(module.out_features), int(module.in_features)

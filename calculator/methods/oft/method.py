@@ -61,13 +61,13 @@ class OFT(AdaptedLinear):
         maximum=100,
     )
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield neither or both sizes, and blocks of size 1, which have no elements to train."""
         if (self.r == 0) == (self.oft_block_size == 0):
             message = "set either r or oft_block_size, and the other one to 0"
             yield Problem(loc="method.oft_block_size", msg=message, input=self.oft_block_size)
             return
-        for path, module in found.items():
+        for path, module in targets.items():
             width = int(module.in_features)
             if self._blocks(width)[1] == 1:
                 name = "oft_block_size" if self.oft_block_size else "r"

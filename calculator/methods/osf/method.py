@@ -90,14 +90,14 @@ class OSF(AdaptedLinear):
             return replace(changed, target_modules="all-linear")
         return changed
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield names of single layers, and numbers that leave nothing to freeze or to train."""
         for key in self.rank_pattern or ():
             if not re.fullmatch(r"[\w.]+", key) or any(part.isdigit() for part in key.split(".")):
                 message = f"{key} is not read: use a part of modules' names in every layer, such as q_proj"
                 yield Problem(loc="method.rank_pattern", msg=message, input=key)
                 return
-        for path, module in found.items():
+        for path, module in targets.items():
             frozen, most = self._frozen(path, module), min(module.in_features, module.out_features)
             if module.kind in self.adaptable and not 0 < frozen < most:
                 refused = "PEFT refuses none" if not frozen else "without any to train, it is not modeled"

@@ -48,8 +48,8 @@ def fill(context: Context, doubled: Tensor, count: int, layer: Shape, p: Dim) ->
 
     `layer` is the shape of one layer's keys and values. Those for cross-attention are copied too, then dropped.
     """
-    both = (4, *layer[1:])
-    chunks = ops.split(ops.view(doubled, (count, *both)), [both] * count)
+    shape = (4, *layer[1:])
+    chunks = ops.split(ops.view(doubled, (count, *shape)), [shape] * count)
     pairs = [_copied(chunk, layer) for chunk in chunks]
     crossing = [_copied(chunk, layer) for chunk in chunks]
     del crossing

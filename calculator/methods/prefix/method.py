@@ -98,7 +98,7 @@ class Prefix(VirtualTokens):
         out = encoder.shape[0 if self.prefix_projection else 1]
         return self.num_virtual_tokens * int(out) * ITEMSIZE[encoder.dtype]
 
-    def cut_to_windows(self, model: Model) -> bool:
+    def cuts_prefix_to_windows(self, model: Model) -> bool:
         """Return whether PEFT creates the cache from the model's config (PeftModel.get_prompt).
 
         It does in some families.

@@ -26,13 +26,13 @@ def forward(method: PSOFT, bound: BoundModule, x: Tensor) -> Tensor:
     first = Tensor(x.tape, None, (method.r, bound.module.in_features), "float32", None)
     dropped_x = dropped(x, method.psoft_dropout)
     inner = products.matmul(dropped_x, first, None, method.r, "A·x")
-    turned = _turned(method, bound, inner)
+    turned = _rotate(method, bound, inner)
     delta = products.matmul(ops.subtract(turned, inner, "R·A·x - A·x"), bound.added[B], None, width, "update")
     result = ops.add(result, ops.scale(delta, "update, scaled"), "result + update")
     return ops.cast(result, dtype, "output")
 
 
-def _turned(method: PSOFT, bound: BoundModule, inner: Tensor) -> Tensor:
+def _rotate(method: PSOFT, bound: BoundModule, inner: Tensor) -> Tensor:
     turn = rotation.matrix(method, bound)
     turn = ops.cast(turn, inner.dtype, "rotation in float32")
     product = products.matmul(inner, ops.view(turn, turn.shape), None, method.r, "R·A·x")

@@ -64,9 +64,9 @@ class PSOFT(AdaptedLinear):
             return (before,)
         return (before, "The workspace of cuSOLVER, which solves PSOFT's linear equations, is not counted.")
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield more dimensions than a weight has."""
-        for path, module in found.items():
+        for path, module in targets.items():
             most = min(module.in_features, module.out_features)
             if module.kind in self.adaptable and self.r > most:
                 yield Problem(

@@ -80,10 +80,10 @@ class PVeRA(SharedMatrices):
     def _product(self, bound: BoundModule, mean: Tensor, variance: Tensor) -> Tensor:
         width = bound.module.out_features
         shared = Tensor(mean.tape, None, (width, mean.shape[-1]), mean.dtype, None)
-        return products.matmul(_drawn(mean, variance), shared, None, width, "B·drawn")
+        return products.matmul(_sample(mean, variance), shared, None, width, "B·drawn")
 
 
-def _drawn(mean: Tensor, variance: Tensor) -> Tensor:
+def _sample(mean: Tensor, variance: Tensor) -> Tensor:
     """Return mean + noise · exp(variance / 2), or the mean alone in eval mode."""
     if not mean.tape.trains:
         return mean

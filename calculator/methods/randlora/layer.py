@@ -70,10 +70,10 @@ def _scaled_bases_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of λ and γ. torch.einsum makes the product of its first two factors for each of them."""
     (r, bases), gamma = node.context
     tape, shape = grad.tape, (r, bases, gamma[1])
-    found = []
+    grads = []
     for name, own in (("λ: gradient", (r, bases)), ("γ: gradient", gamma)):
         product = tape.scratch(shape, grad.dtype, "gradient · A")
-        found.append(tape.new(own, grad.dtype, name))
+        grads.append(tape.new(own, grad.dtype, name))
         del product
-    of_lambda, of_gamma = found
-    return of_lambda, of_gamma
+    lambda_grad, gamma_grad = grads
+    return lambda_grad, gamma_grad

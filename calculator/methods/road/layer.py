@@ -27,7 +27,7 @@ def forward(method: RoAd, bound: BoundModule, x: Tensor) -> Tensor:
 def _rotated(method: RoAd, bound: BoundModule, x: Tensor) -> Tensor:
     first, second = _columns(method, bound)
     halves = _halves(x)
-    turned = _turned(halves, x)
+    turned = _rotate(halves, x)
     return ops.add(
         ops.mul(x, first, "output · cosines"), ops.mul(turned, second, "turned output · sines"), "rotated output"
     )
@@ -39,7 +39,7 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
     return ops.slice_from_end(x, shape), ops.slice_from_end(x, shape)
 
 
-def _turned(halves: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
+def _rotate(halves: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
     first, second = halves
     return ops.cat((ops.scale(second, "second half, negated"), first), x.shape, "turned output")
 

@@ -43,11 +43,11 @@ class RoAd(AdaptedLinear):
     target_modules: TargetModules = settings.target_modules()
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield groups that have no halves or do not divide the output."""
         if self.group_size % 2:
             yield Problem(loc="method.group_size", msg="must be even", input=self.group_size)
-        for path, module in found.items():
+        for path, module in targets.items():
             if module.kind == "linear" and module.out_features % self.group_size:
                 message = f"must divide the output of {path} ({module.out_features:,})"
                 yield Problem(loc="method.group_size", msg=message, input=self.group_size)

@@ -62,8 +62,8 @@ def _masked(node: Node, grad: Tensor) -> tuple[Tensor]:
     """Return the elements of the dense gradient at the indices, times ones."""
     tape, (indices, values) = grad.tape, node.saved
     one = tape.scratch((1,), values.dtype, "one")
-    found = tape.scratch(values.shape, grad.dtype, "gradient at the indices")
+    grad_at_indices = tape.scratch(values.shape, grad.dtype, "gradient at the indices")
     copied = tape.scratch(indices.shape, "int64", "indices, copied")
     out = tape.new(values.shape, grad.dtype, "elements: gradient")
-    del one, found, copied
+    del one, grad_at_indices, copied
     return (out,)

@@ -56,9 +56,9 @@ class SHiRA(AdaptedLinear):
         """Sentences on what is only known from source code."""
         return (FROM_SOURCE,)
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield more elements than a matrix has (ShiraLayer.update_layer)."""
-        for path, module in found.items():
+        for path, module in targets.items():
             most = module.in_features * module.out_features // (module.in_features + module.out_features)
             if module.kind in self.adaptable and self.r > most:
                 way_out = f"use at most {most:,}" if most else f"name target_modules without {path}"

@@ -98,10 +98,10 @@ class TargetedMethod(Method, ABC):
             for name in names
         )
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield refusals of this method alone.
 
-        `found` has the modules that its targets name and that it can adapt.
+        `targets` has the modules that its targets name and that it can adapt.
         """
         yield from ()
 

@@ -47,13 +47,13 @@ def check(method: TargetedMethod, model: Model) -> None:
     problems = [*_numbered(method), *_wrapped(method, model), *_idle(method, model, requested)]
     problems += modules_to_save.problems(method.modules_to_save, model, [*requested])
     problems += [*_copied(method, model, requested), *_head(method, model, requested)]
-    found = {path: module for path, module in requested.items() if not method.is_saved(path)}
-    adaptable = {path: module for path, module in found.items() if module.kind in method.adaptable}
+    targets = {path: module for path, module in requested.items() if not method.is_saved(path)}
+    adaptable = {path: module for path, module in targets.items() if module.kind in method.adaptable}
     method_problems = [*method.own_problems(model, adaptable)]
-    if not found and not problems and not method_problems and method.needs_modules:
+    if not targets and not problems and not method_problems and method.needs_modules:
         problems.append(_unmatched(method, model, names))
-    problems += [*method_problems, *_mamba_problems(method, model, found), *_uncalled(method, model, found)]
-    problems += [*_not_adaptable(method, found), *_routers(method, model, found)]
+    problems += [*method_problems, *_mamba_problems(method, model, targets), *_uncalled(method, model, targets)]
+    problems += [*_not_adaptable(method, targets), *_routers(method, model, targets)]
     if problems:
         raise PlanError(*problems)
     if len(model.accepted) >= MAX_ACCEPTED:
@@ -71,11 +71,11 @@ def _unmatched(method: TargetedMethod, model: Model, names: tuple[str, ...]) -> 
     return Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
 
-def _not_adaptable(method: TargetedMethod, found: dict[str, Module]) -> Iterator[Problem]:
+def _not_adaptable(method: TargetedMethod, targets: dict[str, Module]) -> Iterator[Problem]:
     """Yield targets that PEFT can't adapt, and convolutions, which only some methods can."""
-    adaptable = [path for path, module in found.items() if module.kind in method.adaptable]
+    adaptable = [path for path, module in targets.items() if module.kind in method.adaptable]
     others = sorted({".".join(path.split(".")[-2:]) for path in adaptable})
-    for path, module in found.items():
+    for path, module in targets.items():
         if module.kind in method.adaptable:
             continue
         message = f"{path} is no linear layer: PEFT can't adapt it"
@@ -132,10 +132,10 @@ def _idle(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Ite
         )
 
 
-def _routers(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
+def _routers(method: TargetedMethod, model: Model, targets: Iterable[str]) -> Iterator[Problem]:
     """Yield a router that PEFT treats as a linear layer, although it returns a tuple."""
     router = ROUTERS.get(model.model_type)
-    if router in method.refused_names(model) and any(is_named(path, (router,)) for path in found):
+    if router in method.refused_names(model) and any(is_named(path, (router,)) for path in targets):
         message = f"the router of {model.model_type} returns a tuple, which PEFT can't adapt: {way_out(method, model)}"
         yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
@@ -154,18 +154,18 @@ def _wrapped(method: TargetedMethod, model: Model) -> Iterator[Problem]:
         yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
 
-def _mamba_problems(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
+def _mamba_problems(method: TargetedMethod, model: Model, targets: Iterable[str]) -> Iterator[Problem]:
     """Yield a Mamba module that its kernels read without calling it. PEFT refuses it."""
     refused = names_of_mamba(method, model)
-    names = [name for name in refused if any(is_named(path, (name,)) for path in found)]
+    names = [name for name in refused if any(is_named(path, (name,)) for path in targets)]
     if names:
         message = f"PEFT does not adapt {', '.join(names)} of {model.model_type}: {way_out(method, model)}"
         yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
 
-def _uncalled(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
+def _uncalled(method: TargetedMethod, model: Model, targets: Iterable[str]) -> Iterator[Problem]:
     """Yield a layer that the model does not call. PEFT creates an adapter for it that is not trained."""
-    names = [name for name in uncalled(method, model) if any(is_named(path, (name,)) for path in found)]
+    names = [name for name in uncalled(method, model) if any(is_named(path, (name,)) for path in targets)]
     if names:
         reason = f"{model.model_type} multiplies with the weight of {', '.join(names)} itself"
         message = f"{reason}, so that an adapter of it is not trained, which is not modeled: {way_out(method, model)}"

@@ -30,9 +30,9 @@ class TrainedSpectrum(AdaptedLinear):
     def n_frequency(self) -> int:
         """The number of trained coefficients of each matrix."""
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield more coefficients than a matrix has elements."""
-        for path, module in found.items():
+        for path, module in targets.items():
             if module.kind in self.adaptable and self.n_frequency > module.weight.elements:
                 message = f"{path} has {module.weight.elements:,} elements: use at most that many"
                 yield Problem(loc="method.n_frequency", msg=message, input=self.n_frequency)

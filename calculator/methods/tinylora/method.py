@@ -60,7 +60,7 @@ class TinyLoRA(AdaptedLinear):
         """Sentences on what happens before the first step."""
         return ("TinyLoRA decomposes each adapted weight before the first step. The figures are for steps after that.",)
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield vectors that only some targets share."""
         if self.weight_tying not in (0, 1):
             message = "vectors that some layers share are not modeled: use 0 or 1"

@@ -62,12 +62,12 @@ class VBLoRA(AdaptedLinear):
         """Sentences on what is not counted."""
         return ("The scratch memory with which CUDA sorts indices of VB-LoRA's vectors is not counted.",)
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield vectors that do not divide a side, and more chosen vectors than there are."""
         if self.topk > self.num_vectors:
             message = f"the bank has {self.num_vectors:,} vectors: choose at most that many"
             yield Problem(loc="method.topk", msg=message, input=self.topk)
-        for path, module in found.items():
+        for path, module in targets.items():
             sides = (module.in_features, module.out_features)
             if module.kind in self.adaptable and any(side % self.vector_length for side in sides):
                 message = f"must divide both sides of {path} ({sides[0]:,} and {sides[1]:,})"

@@ -50,7 +50,7 @@ def _transformed(spectrum: Tensor, shape: Shape, filter_length: int) -> Tensor:
     They are in a matrix of even sizes, which has room for the margin that the transform cuts off.
     """
     tape, count = spectrum.tape, spectrum.shape
-    rows, columns = (named(_even(int(size) + filter_length - 2), "size of the transform") for size in shape)
+    rows, columns = (named(_round_to_even(int(size) + filter_length - 2), "size of the transform") for size in shape)
     positions = tape.new((2, *count), "int64", "positions of the coefficients")
     dense = tape.new((rows, columns), spectrum.dtype, "dense coefficients")
     padded = tape.new((2, *count), "int64", "positions in the padded matrix")
@@ -63,17 +63,17 @@ def _transformed(spectrum: Tensor, shape: Shape, filter_length: int) -> Tensor:
     return ops.narrow(ops.narrow(update, (shape[0], update.shape[1])), shape)
 
 
-def _even(size: int) -> int:
+def _round_to_even(size: int) -> int:
     return size + size % 2
 
 
 def _mask_within(positions: Tensor) -> Tensor:
     """Return the mask of the positions within the padded matrix, which are all."""
     tape, count = positions.tape, positions.shape[1:]
-    of_rows = tape.new(count, "bool", "rows within the matrix")
-    of_columns = tape.new(count, "bool", "columns within the matrix")
+    row_mask = tape.new(count, "bool", "rows within the matrix")
+    column_mask = tape.new(count, "bool", "columns within the matrix")
     within = tape.new(count, "bool", "positions within the matrix")
-    del of_rows, of_columns
+    del row_mask, column_mask
     return within
 
 

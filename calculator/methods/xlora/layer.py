@@ -28,8 +28,8 @@ def forward(method: XLoRA, context: Context, bound: BoundModule, x: Tensor) -> T
     output = Output(bound, bound.base(x))
     x = ops.cast(x, bound.added[name_of("A", 0)].dtype, "input in the adapters' dtype")
     for number in range(len(method.adapters)):
-        of_adapter = ops.narrow(scalings, scalings.shape[:2])
-        x_mod = ops.mul(x, ops.view(of_adapter, (*of_adapter.shape, 1)), "input, scaled")
+        adapter_scalings = ops.narrow(scalings, scalings.shape[:2])
+        x_mod = ops.mul(x, ops.view(adapter_scalings, (*adapter_scalings.shape, 1)), "input, scaled")
         output.add_(ops.scale(ops.scale(_update(method, bound, number, x_mod), "update, scaled"), "update, weighted"))
     return ops.cast(output.tensor, dtype, "output")
 

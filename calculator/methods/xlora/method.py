@@ -192,9 +192,9 @@ class XLoRA(AdaptedLinear):
         """Return the names of fused experts and of routers."""
         return (*FUSED_EXPERTS.get(model.model_type, ()), *AdaptedLinear.refused_names(self, model))
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
+    def own_problems(self, model: Model, targets: dict[str, Module]) -> Iterator[Problem]:
         """Yield settings that fail in PEFT's code, and models whose adapters it can't load."""
-        yield from refusals.setting_problems(self, model, found)
+        yield from refusals.setting_problems(self, model, targets)
 
     def adapted_modules(self, model: Model) -> int:
         """Return the number of modules with updates, each of which has scalings."""
@@ -241,10 +241,10 @@ class XLoRA(AdaptedLinear):
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
         """Return the bytes of what PEFT writes of the classifier, and of trained adapters."""
-        lost = {*self._lost(model)}
+        lost = {*self._unsaved_parameters(model)}
         return AdaptedLinear.saved_bytes(self, tuple(tensor for tensor in state if tensor.name not in lost), model)
 
-    def _lost(self, model: Model) -> Iterator[str]:
+    def _unsaved_parameters(self, model: Model) -> Iterator[str]:
         """Yield the classifier's parameters that PEFT does not write, because their names contain an adapter's number.
 
         Source: peft/utils/save_and_load.py, _filter_state_dict_for_adapter_name.
@@ -256,7 +256,7 @@ class XLoRA(AdaptedLinear):
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
         """Return the layers of the classifier that are lost when the model is saved."""
-        lost = sorted({name.rpartition(".")[0] for name in self._lost(model)})
+        lost = sorted({name.rpartition(".")[0] for name in self._unsaved_parameters(model)})
         if not lost:
             return AdaptedLinear.warnings(self, model, training)
         message = (

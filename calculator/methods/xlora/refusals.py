@@ -41,7 +41,7 @@ def training_problems(training: Training) -> Iterator[Problem]:
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
 
 
-def setting_problems(method: XLoRA, model: Model, found: Iterable[str]) -> Iterator[Problem]:
+def setting_problems(method: XLoRA, model: Model, targets: Iterable[str]) -> Iterator[Problem]:
     """Yield settings that fail in PEFT's code, and models whose adapters it can't load."""
     yield from _experts(method, model)
     if method.top_k_lora is not None and method.top_k_lora > len(method.adapters):
@@ -51,7 +51,7 @@ def setting_problems(method: XLoRA, model: Model, found: Iterable[str]) -> Itera
     if method.hidden_size not in (None, width):
         message = f"must be the hidden size of the model: use {width:,}, or leave it out"
         yield Problem(loc="method.hidden_size", msg=message, input=method.hidden_size)
-    outside = next((path for path in found if not path.startswith(_BASE)), None)
+    outside = next((path for path in targets if not path.startswith(_BASE)), None)
     if outside is not None:
         message = (
             f"PEFT loads X-LoRA's adapters only for modules whose names begin with {_BASE!r}, and raises an error for"

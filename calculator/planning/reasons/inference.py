@@ -72,7 +72,7 @@ def added_operations(evaluation: Evaluation) -> float:
     """Return the operations that the method adds to a token, as a share of the base's."""
     serving = _serving(evaluation, max_new_tokens=1)
     evaluator, method = evaluation.evaluator, served(evaluation.method, serving)
-    resident = ResidentState(PreparedModel(evaluator.model, method, serving.training, evaluator.device.alone))
+    resident = ResidentState(PreparedModel(evaluator.model, method, serving.training, evaluator.device.on_one_gpu))
     # Operations do not depend on the contents of the cache.
     return Costs(resident, serving, Cache(windowed=False)).operations().share
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def training_reasons(evaluation: Evaluation) -> Iterator[Reason]:
     """Yield the costs and the savings of the settings."""
-    yield _room(evaluation)
+    yield _headroom_reason(evaluation)
     yield from _share(evaluation)
     yield from _recomputation(evaluation)
     yield from _four_bits(evaluation)
@@ -34,7 +34,7 @@ def training_reasons(evaluation: Evaluation) -> Iterator[Reason]:
     yield from _precision(evaluation)
 
 
-def _room(evaluation: Evaluation) -> Reason:
+def _headroom_reason(evaluation: Evaluation) -> Reason:
     memory, fit = evaluation.answer.memory, evaluation.answer.fit
     assert fit is not None
     sentence = (

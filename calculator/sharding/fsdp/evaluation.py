@@ -27,14 +27,14 @@ class EvaluationBatch(MicroBatch):
     and after `generate`.
     """
 
-    __slots__ = ("_found", "follows_generation")
+    __slots__ = ("_gathered", "follows_generation")
 
     def __init__(
-        self, prepared: PreparedModel, found: frozenset[str] | None, *, follows_generation: bool = False
+        self, prepared: PreparedModel, gathered: frozenset[str] | None, *, follows_generation: bool = False
     ) -> None:
         super().__init__(prepared)
         self.has_gradients = self.interprets_all = False
-        self._found, self.finds_gathered = found, found is not None or follows_generation
+        self._gathered, self.finds_gathered = gathered, gathered is not None or follows_generation
         #: Whether `generate` runs before each batch.
         self.follows_generation = follows_generation
 
@@ -55,7 +55,7 @@ class EvaluationBatch(MicroBatch):
         After `generate`, they are all units that are not freed.
         """
         for unit in self._outer_units:
-            if not unit.reshards if self._found is None else unit.param_group.name in self._found:
+            if not unit.reshards if self._gathered is None else unit.param_group.name in self._gathered:
                 yield unit
 
     @property

@@ -241,13 +241,13 @@ def last_parameter(prepared: PreparedModel) -> str:
     """Return the last name of `named_parameters()`, with `*` in place of the number of a layer."""
     outer, parts = outer_parameters(prepared), prepared.model.parts
     added = [tensor for tensor in outer if not tensor.name.startswith(tuple(f"{part.name}." for part in parts))]
-    of_parts = (
+    last_of_parts = (
         layer_parameters(prepared, part.layers[-1], part.name)
         if isinstance(part, Stack)
         else [tensor for tensor in outer if tensor.name.startswith(f"{part.name}.")]
         for part in reversed(parts)
     )
-    return next(tensors[-1].name for tensors in (added, *of_parts) if tensors)
+    return next(tensors[-1].name for tensors in (added, *last_of_parts) if tensors)
 
 
 def _unit(prepared: PreparedModel, name: str, parameters: list[ResidentTensor]) -> UnitParameters:

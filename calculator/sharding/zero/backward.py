@@ -133,10 +133,10 @@ class BackwardPass:
         """Return the tensors alive at a moment, with resident tensors."""
         recording = self._recording
         repeats = tuple(at.copy if number == 1 else window.copies for number, window in enumerate(recording.windows))
-        of_row, freed = recording.storages.kinds.of_row, {}
+        kind_of_row, freed = recording.storages.kinds.kind_of_row, {}
         if at.copy == self._copies:
             # The recording includes tables that only the copies before the last one still keep.
-            freed = {of_row[row]: -1 for row in recording.retained_at(at.event)}
+            freed = {kind_of_row[row]: -1 for row in recording.retained_at(at.event)}
         moment = Moment(event=at.event, bytes=at.bytes, repeats=repeats)
         return recording.alive(moment, resident_tensors, StorageCounts(recording.storages, freed))
 
@@ -163,29 +163,29 @@ class BackwardPass:
         if not copies:
             return []
         growth, back, copy = self._growth, self._repetition.end - self._repetition.start, copies[0]
-        found: list[Stretch] = []
+        stretches: list[Stretch] = []
         hooks: list[Hook] = []
         at, most, enters = start, None, False
         marks = [mark for mark in self._marks if start < mark[0] <= end]
         for position, label, row in (*marks, (end, "", None)):
             ready = self._moment_before(position, copy)
-            most, at = self._highest(most, at, position, copy), position
+            most, at = self._highest_moment(most, at, position, copy), position
             if row is not None:
                 key = gradient_key(label, self._layer(position, copy) if "*" in label else None)
                 hooks.append(Hook(most or ready, key, self._recording.row_bytes(row), ready))
                 most = None
                 continue
             if hooks or most is not None:
-                found.append(Stretch(hooks, most, copies, growth, back, enters=enters))
+                stretches.append(Stretch(hooks, most, copies, growth, back, enters=enters))
             hooks, most, enters = [], ready, True
-        return found
+        return stretches
 
     def _moment_before(self, position: int, copy: int) -> At:
         """Return the moment before the event at a position, in one copy of the layers."""
         base = self._last if copy == self._copies else self._base
         return At(base[position] + copy * self._growth, position, copy)
 
-    def _highest(self, most: At | None, start: int, end: int, copy: int) -> At | None:
+    def _highest_moment(self, most: At | None, start: int, end: int, copy: int) -> At | None:
         """Return the peak moment among `most` and the moments after the events between two positions."""
         if end <= start:
             return most
@@ -215,10 +215,10 @@ def _layers(tape: Tape, backward: int) -> tuple[list[int], list[int]]:
 
     Also return the layers' positions in the repetition.
     """
-    found = sorted(
+    layers = sorted(
         (at, int(label.split()[1]) - 1) for at, label in tape.marks if at >= backward and _is_of_layer(label)
     )
-    return [at for at, _ in found], [layer for _, layer in found]
+    return [at for at, _ in layers], [layer for _, layer in layers]
 
 
 def _curves(recording: Recording) -> tuple[list[int], list[int]]:

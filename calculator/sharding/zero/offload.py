@@ -23,7 +23,10 @@ class OffloadedState(FlatState):
     @property
     def divided(self) -> tuple[ResidentTensors, ...]:
         """The flat weights, and a buffer as large as the largest gradient."""
-        return (*self.flat_weights, row("buffer of a gradient", self._largest, "largest parameter", self.dtype))
+        return (
+            *self.flat_weights,
+            row("buffer of a gradient", self._largest_parameter, "largest parameter", self.dtype),
+        )
 
     @property
     def states(self) -> list[ResidentTensors]:
@@ -31,7 +34,7 @@ class OffloadedState(FlatState):
         return []
 
     @property
-    def _largest(self) -> int:
+    def _largest_parameter(self) -> int:
         return max(size for group in self.partitions.groups for _, pattern in group.parts for size in pattern.sizes)
 
     def gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:  # noqa: ARG002
@@ -60,4 +63,4 @@ class OffloadedState(FlatState):
         accumulates = self.prepared.training.gradient_accumulation_steps > 1
         stage = STAGES[self.prepared.device.sharding]
         accumulated = max(self._elements) * item if accumulates and stage == 2 else 0
-        return partition * (4 + 4 + item) + states + self._largest * item + accumulated
+        return partition * (4 + 4 + item) + states + self._largest_parameter * item + accumulated

@@ -97,10 +97,10 @@ def _parameters_by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[in
     """
     if tensors[0].count == len(stack.layers):
         return dict.fromkeys(map(id, stack.layers), tensors)
-    of_every_layer = [tensor for tensor in tensors if tensor.count == len(stack.layers)]
-    tensors = tensors[: len(tensors) - len(of_every_layer)]
+    every_layer_tensors = [tensor for tensor in tensors if tensor.count == len(stack.layers)]
+    tensors = tensors[: len(tensors) - len(every_layer_tensors)]
     counts = {count for _, count in stack.distinct}
-    found: dict[int, list[ResidentTensor]] = {}
+    by_layer: dict[int, list[ResidentTensor]] = {}
     at = 0
     for layer, count in stack.distinct:
         owners = {module.under(f"{stack.name}.*") for module in layer.modules}
@@ -112,10 +112,10 @@ def _parameters_by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[in
                 break
             names.add(tensor.name)
             end += 1
-        found[id(layer)] = [*tensors[at:end], *of_every_layer]
+        by_layer[id(layer)] = [*tensors[at:end], *every_layer_tensors]
         at = end
     assert at == len(tensors), tensors[at].name
-    return found
+    return by_layer
 
 
 def _is_of(name: str, owners: Container[str]) -> bool:

@@ -68,11 +68,11 @@ class Owned(NamedTuple):
     @property
     def largest(self) -> tuple[int, int] | None:
         """The index and the elements of the gradient whose float64 copy leads to the most bytes. None without any."""
-        return _largest(self.slices)
+        return _largest_slice(self.slices)
 
 
 @lru_cache(maxsize=256)
-def _largest(slices: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
+def _largest_slice(slices: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
     """Return the slice whose float64 copy leads to the most bytes. Many ranks own as much."""
     return max(slices, key=_float64_norm_bytes, default=None)
 
@@ -89,7 +89,17 @@ def _float64_norm_bytes(numbered: tuple[int, int]) -> tuple[int, int]:
 class FlatGroup:
     """The flat tensor of a parameter group, and the size of each rank's partition of it."""
 
-    __slots__ = ("_counts", "_kinds", "_of_name", "_starts", "elements", "number", "padded", "partition", "parts")
+    __slots__ = (
+        "_counts",
+        "_kinds",
+        "_patterns_by_name",
+        "_starts",
+        "elements",
+        "number",
+        "padded",
+        "partition",
+        "parts",
+    )
 
     def __init__(self, number: int, given: Sequence[Part], count: int, *, round_robin: bool) -> None:
         self.number = number
@@ -107,15 +117,15 @@ class FlatGroup:
         starts: dict[int, tuple[Pattern, dict[int | None, int]]] = {}
         for (layer, pattern), start in zip(self.parts, self._starts, strict=False):
             starts.setdefault(id(pattern), (pattern, {}))[1][layer] = start
-        self._of_name: dict[str, list[tuple[Pattern, dict[int | None, int]]]] = {}
-        for pattern, of_layers in starts.values():
+        self._patterns_by_name: dict[str, list[tuple[Pattern, dict[int | None, int]]]] = {}
+        for pattern, layer_starts in starts.values():
             for name in pattern.index:
-                self._of_name.setdefault(name, []).append((pattern, of_layers))
+                self._patterns_by_name.setdefault(name, []).append((pattern, layer_starts))
 
     @property
     def names(self) -> frozenset[str]:
         """The names of its parameters, with `*` for the numbers of layers."""
-        return frozenset(self._of_name)
+        return frozenset(self._patterns_by_name)
 
     def place(self, key: Key) -> Place:
         """Return the place of a parameter."""
@@ -124,10 +134,10 @@ class FlatGroup:
     def offset(self, key: Key) -> tuple[int, int]:
         """Return the elements before a parameter, and its own elements."""
         name, layer = key
-        for pattern, of_layers in self._of_name[name]:
-            if layer in of_layers:
+        for pattern, layer_starts in self._patterns_by_name[name]:
+            if layer in layer_starts:
                 number = pattern.index[name]
-                return of_layers[layer] + pattern.starts[number], pattern.sizes[number]
+                return layer_starts[layer] + pattern.starts[number], pattern.sizes[number]
         raise KeyError(key)
 
     def at(self, offset: int, elements: int) -> Place:
@@ -151,8 +161,8 @@ class FlatGroup:
         begin = bisect_right(starts, start - from_start) - 1
         before = self._counts[first] + begin
         from_last = self._starts[last]
-        of_last = self.parts[last][1].starts
-        stop = bisect_left(of_last, end - from_last)
+        last_starts = self.parts[last][1].starts
+        stop = bisect_left(last_starts, end - from_last)
         slices: list[tuple[int, int]] = []
         for at in self._different(first, last):
             pattern, offset = self.parts[at][1], self._starts[at]
@@ -164,7 +174,9 @@ class FlatGroup:
                 sizes[-1] -= offset + pattern.starts[high] - end
             slices += enumerate(sizes, self._counts[at] + low - before)
         return Owned(
-            self._counts[last] + stop - before, from_last + of_last[stop] - from_start - starts[begin], tuple(slices)
+            self._counts[last] + stop - before,
+            from_last + last_starts[stop] - from_start - starts[begin],
+            tuple(slices),
         )
 
     def _different(self, first: int, last: int) -> list[int]:
@@ -207,16 +219,16 @@ class Partitions:
 
     def joined(self, places: Iterable[Place]) -> list[Place]:
         """Return as few places with the same elements."""
-        found: list[Place] = []
+        joined: list[Place] = []
         end: tuple[int, int] | None = None
         for place in sorted(places, key=attrgetter("group", "offset")):
             if end == (place.group, place.offset):
-                before = found.pop()
-                found.append(self.groups[place.group].at(before.offset, before.elements + place.elements))
+                before = joined.pop()
+                joined.append(self.groups[place.group].at(before.offset, before.elements + place.elements))
             else:
-                found.append(place)
+                joined.append(place)
             end = place.group, place.offset + place.elements
-        return found
+        return joined
 
     def slices(self, place: Place) -> Iterator[tuple[int, int]]:
         """Yield the rank and the elements of each part of a place."""

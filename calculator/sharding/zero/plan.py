@@ -130,7 +130,7 @@ class Stream:
         """Return the index of the first gradient that has no room, from a given one on."""
         return bisect_right(self.elements, self.elements[first] + room) - 1
 
-    def between(self, first: int, end: int) -> tuple[At, list[Place]]:
+    def peak_between(self, first: int, end: int) -> tuple[At, list[Place]]:
         """Return the peak moment during some gradients of the first copy, and the places of these gradients."""
         if (first, end) not in self._between:
             most = max((hook.most for hook in self.stretch.hooks[first:end]), key=attrgetter("bytes"))

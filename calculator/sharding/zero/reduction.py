@@ -82,7 +82,7 @@ class Reduction:
             for layer, gradients in plan.in_order:
                 self._add_all(layer, gradients, passed.end)
         self._reduce(passed.end)
-        self._close()
+        self._close_interval()
         return self
 
     def _pass(self, passed: BackwardPass) -> None:
@@ -127,7 +127,7 @@ class Reduction:
                 self._add(moved(stream.places[done]), gradient, stretch.moved(ready, copy))
                 done += 1
                 continue
-            most, places = stream.between(done, end)
+            most, places = stream.peak_between(done, end)
             self._note_in(copy, more, most)
             self._filled += stream.elements[end] - stream.elements[done]
             self._bucket += map(moved, places)
@@ -182,7 +182,7 @@ class Reduction:
     def earlier(self, passed: BackwardPass) -> Reduction:
         """Run a micro-batch before the last one, which reduces nothing. There is one interval."""
         self._pass(passed)
-        self._close()
+        self._close_interval()
         return self
 
     def _add(self, place: Place, gradient: int, at: At) -> None:
@@ -299,7 +299,7 @@ class Reduction:
             self._open = tuple.__new__(Point, (size, at, self._has_bucket, self._large, self._gradient_bytes, copied))
         return self._open
 
-    def _close(self) -> None:
+    def _close_interval(self) -> None:
         if self._open is not None:
             self.intervals.append(self._open)
         self._open = None

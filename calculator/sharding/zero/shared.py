@@ -38,12 +38,12 @@ def parameters_in_place(
 
     A shared parameter is a part of its own, without a layer.
     """
-    model, of_several = prepared.model, shared_parameters(prepared)
-    if not of_several:
+    model, shared_names = prepared.model, shared_parameters(prepared)
+    if not shared_names:
         yield from parameters_by_part(model, tensors)
         return
-    shared = {tensor.name: tensor for tensor in tensors if tensor.name in of_several}
-    places = _places(prepared, of_several)
+    shared = {tensor.name: tensor for tensor in tensors if tensor.name in shared_names}
+    places = _places(prepared, shared_names)
     for layer, own in parameters_by_part(
         model, [tensor for tensor in tensors if tensor.name not in shared], frozen=True
     ):
@@ -58,22 +58,22 @@ def parameters_in_place(
 
 def shared_parameters(prepared: PreparedModel) -> set[str]:
     """Return the names of the parameters that a method shares among modules."""
-    of_method = {parameter.name for parameter in prepared.method.added(prepared.model, prepared.given)}
-    return of_method.intersection(prepared.model.tied.values())
+    method_names = {parameter.name for parameter in prepared.method.added(prepared.model, prepared.given)}
+    return method_names.intersection(prepared.model.tied.values())
 
 
 def _places(prepared: PreparedModel, names: Collection[str]) -> dict[str, _Place]:
     """Return the places of shared parameters by their names, in the order of the model."""
-    found: dict[str, _Place] = {}
+    place_by_name: dict[str, _Place] = {}
     for layer, path, module in _modules(prepared):
-        if len(found) == len(names):
+        if len(place_by_name) == len(names):
             break
         added = [f"{path}.{parameter.name}" for parameter in prepared.module_spec(path, module).added]
         for at, name in enumerate(added):
             shared = prepared.model.tied.get(name)
             if shared is not None and shared in names:
-                found.setdefault(shared, _Place(layer, path, frozenset(added[at + 1 :])))
-    return found
+                place_by_name.setdefault(shared, _Place(layer, path, frozenset(added[at + 1 :])))
+    return place_by_name
 
 
 def _modules(prepared: PreparedModel) -> Iterator[tuple[int | None, str, Module]]:

@@ -201,7 +201,7 @@ class FlatState:
         ranks, columns = range(self.partitions.count), []
         for number, group in enumerate(self.partitions.groups):
             owned = [
-                (own.parameters, own.whole, own.largest) for own in [of_groups[number] for of_groups in self.owned]
+                (own.parameters, own.whole, own.largest) for own in [rank_groups[number] for rank_groups in self.owned]
             ]
             columns += [owned, self._zeros[number], [*map(group.padding, ranks)], self._reduces[number]]
         return [*zip(*columns, strict=True)]
@@ -325,15 +325,15 @@ class FlatState:
 
     def _with_gradient(self) -> list[tuple[int | None, Gradients]]:
         by_number: dict[int, Gradients] = {}
-        found = []
+        tensors = []
         for layer, pattern, idle in (entry for group in self._groups for entry in group):
             if id(pattern) not in by_number:
                 names = [name for name in pattern.index if name not in idle]
                 sizes = [pattern.sizes[pattern.index[name]] for name in names]
                 are_joined = self.partitions.is_regular and not idle
                 by_number[id(pattern)] = Gradients(names, sizes, self.dtype, are_joined=are_joined)
-            found.append((layer, by_number[id(pattern)]))
-        return found
+            tensors.append((layer, by_number[id(pattern)]))
+        return tensors
 
 
 def _group_parameters(
@@ -346,10 +346,10 @@ def _group_parameters(
     for layer, tensors in ordered:
         if id(tensors) not in patterns:
             kept.append(tensors)
-            of_group = [tensor for tensor in tensors if tensor.name in names]
-            idle = frozenset(tensor.name for tensor in of_group if not tensor.in_graph)
+            group_tensors = [tensor for tensor in tensors if tensor.name in names]
+            idle = frozenset(tensor.name for tensor in group_tensors if not tensor.in_graph)
             pattern = Pattern(
-                [tensor.name for tensor in of_group], [int(elements(tensor.shape)) for tensor in of_group]
+                [tensor.name for tensor in group_tensors], [int(elements(tensor.shape)) for tensor in group_tensors]
             )
             patterns[id(tensors)] = pattern, idle
         yield layer, *patterns[id(tensors)]

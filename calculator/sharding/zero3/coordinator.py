@@ -62,12 +62,12 @@ class Coordinator:
 
     def begin(self) -> None:
         """Begin a forward pass."""
-        self._clean()
+        self._release_uncalled()
         self.order.begin()
         self.available = 0
         self.is_settled = {*map(attrgetter("state"), self._persistent)} <= {GATHERED}
 
-    def _clean(self) -> None:
+    def _release_uncalled(self) -> None:
         """Release what was gathered for modules that were not called. Every buffer lives until the last is released."""
         for key, gather in self._in_flight.items():
             gather.wait()
@@ -79,7 +79,7 @@ class Coordinator:
     def _drop_order(self) -> None:
         """Drop the recorded order, because another module runs than the recorded one."""
         self.order.drop()
-        self._clean()
+        self._release_uncalled()
 
     def skip(self, elements: Used, available: int) -> None:
         """Skip modules that behave like those before them.
@@ -130,7 +130,7 @@ class Coordinator:
         if self._bucket:
             self._prefetch()
 
-    def linger(self, module: Module) -> None:
+    def leave_open(self, module: Module) -> None:
         """Note that a module's backward pass has begun, and does not end."""
         self._in_backward[module.number] = module
 

@@ -33,7 +33,7 @@ def parameter_state(parameters: Iterable[Partitioned], relative: Callable[[Key],
                 None if parameter.storage is None else (parameter.storage.bytes, parameter.storage.references),
             )
             for parameter in gathered
-            if not _stays(parameter)
+            if not _stays_gathered(parameter)
         ]
     )
 
@@ -67,6 +67,6 @@ def backward_state(modules: Sequence[Module], relative: Callable[[Key], Hashable
     )
 
 
-def _stays(parameter: Partitioned) -> bool:
+def _stays_gathered(parameter: Partitioned) -> bool:
     """Return whether a parameter is sure to stay gathered until the backward pass has ended."""
     return bool(parameter.active) and all(module.stays_in_backward for module in parameter.active)

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 class Batch(NamedTuple):
     """The bytes that a batch finds gathered, and what it gathers and releases."""
 
-    found: int
+    gathered_before: int
     moments: list[Moment]
 
     @property
     def gathered_at_end(self) -> int:
         """The bytes that it leaves gathered."""
-        return self.moments[-1].after if self.moments else self.found
+        return self.moments[-1].after if self.moments else self.gathered_before
 
 
 class EvaluationGathering(Gathering):
@@ -55,8 +55,8 @@ class EvaluationGathering(Gathering):
 
     def _batch(self, events: list[Event]) -> Batch:
         self._live.reset()
-        found = self._live.bytes
-        return Batch(found, self._moments(events))
+        before = self._live.bytes
+        return Batch(before, self._moments(events))
 
 
 def evaluation_gathering(
@@ -66,7 +66,7 @@ def evaluation_gathering(
     followed = Followed(repetition=repetition, before=repetition.copies + 1, skipped=0)
     parameters = state.parameters(followed)
     return EvaluationGathering(
-        Program(tape, windows, followed, [*parameters.own, *parameters.of_second], substitutes_of(state.prepared)),
+        Program(tape, windows, followed, [*parameters.own, *parameters.second], substitutes_of(state.prepared)),
         followed,
         parameters,
         (state.sizes, state.sizes_of_second),

@@ -72,8 +72,8 @@ class Followed:
         own = self.repetition
         inside = range(own.start, own.end)
         outside = [number for at, number in enumerate(own.numbers) if at not in inside]
-        of_copies = [own.numbers[at] + copy * self.period for copy in self.numbers for at in inside]
-        return frozenset((*outside, *of_copies))
+        copied_layers = [own.numbers[at] + copy * self.period for copy in self.numbers for at in inside]
+        return frozenset((*outside, *copied_layers))
 
     @property
     def representative(self) -> int:
@@ -106,12 +106,12 @@ def choices(repetition: Repetition, reach: Reach) -> Iterator[Followed]:
     settle.
     """
     count = repetition.copies + 1
-    before, behind = (
+    before, after = (
         max(2, reach.ahead + (reach.ahead > 2 and not repetition.start)),
         1 + max(2, reach.ahead, (reach.reuse + 1) // 2),
     )
     for more in (0, *MORE):
-        if before + behind + 2 * more < count:
-            skipped = count - before - behind - 2 * more
+        if before + after + 2 * more < count:
+            skipped = count - before - after - 2 * more
             yield Followed(repetition=repetition, before=before + more, skipped=skipped)
     yield Followed(repetition=repetition, before=count, skipped=0)

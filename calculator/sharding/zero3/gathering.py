@@ -72,7 +72,7 @@ class Gathering:
         self._live = self._started()
         self._coordinator = Coordinator(sizes[0], self._live, parameters.own)
         #: The coordinator of a second model, and the coordinator of the model that is running.
-        self._second = Coordinator(sizes[1], self._live, parameters.of_second)
+        self._second = Coordinator(sizes[1], self._live, parameters.second)
         self._running = self._coordinator
         self._references = References(program.backward)
         self._recorded_copies = RecordedCopies(program.backward)
@@ -149,11 +149,11 @@ class Gathering:
         """Run a first step of one micro-batch, of which only the order of modules matters."""
         models = (self._coordinator,) if self.program.second_root is None else (self._coordinator, self._second)
         for coordinator in models:
-            of_second = coordinator is self._second
+            is_second_model = coordinator is self._second
             modules: list[Module] = []
             skipped = []
             for segment in self.program.segments:
-                own = [module for module in segment.fetched if module.of_second is of_second]
+                own = [module for module in segment.fetched if module.in_second_model is is_second_model]
                 modules += own
                 if segment.skipped and own:
                     skipped.append((len(modules), used(own).times(segment.skipped)))
@@ -161,16 +161,16 @@ class Gathering:
 
     def _micro_batches(self, count: int, micro_batches: int) -> None:
         self.passes = []
-        found: Hashable = None
+        state_key: Hashable = None
         sent = 0
         for number in range(count):
-            before, found_before = self._gathered_bytes, found
+            before, previous_key = self._gathered_bytes, state_key
             if not self._keeps_loss:
                 self._references.free_graph()
             if number == 0:
                 self._complete()
-            found = self._coordinator.state_key() if number and self._reuses and not self.program.keeps else None
-            if found is not None and found == found_before:
+            state_key = self._coordinator.state_key() if number and self._reuses and not self.program.keeps else None
+            if state_key is not None and state_key == previous_key:
                 self.passes.append(self.passes[-1])
             else:
                 program = self.first if number == 0 and self.first is not None else self.program
@@ -234,11 +234,13 @@ class Gathering:
         most = WITH_LONGER_FIRST
         for turn in range(min(most, times)):
             is_last = turn == min(most, times) - 1
-            of_others = times > most and turn == most - 2
+            represents_others = times > most and turn == most - 2
             before = self._gathered_bytes
             for track in self._run_model(segments):
-                yield track._replace(run=number, rows_left=0 if is_last else 1 if of_others else times - 1 - turn)
-            if of_others:
+                yield track._replace(
+                    run=number, rows_left=0 if is_last else 1 if represents_others else times - 1 - turn
+                )
+            if represents_others:
                 self._running.sent += (times - most) * (self._gathered_bytes - before)
 
     def _run_model(self, segments: Sequence[Segment]) -> list[Track]:
@@ -267,7 +269,7 @@ class Gathering:
 
     def _moments(self, events: list[Event], active: Sequence[int] | None = None) -> list[Moment]:
         live, references, backward = self._live, self._references, self._running_program.backward
-        found: list[Moment] = []
+        moments: list[Moment] = []
         for number in range(len(events)) if active is None else active:
             position, kind, module, parameter, serial = events[number]
             live.position = position
@@ -275,10 +277,10 @@ class Gathering:
                 # The loss of the forward pass that has ended replaces the previous loss.
                 before = live.bytes
                 references.free_previous_graph()
-                found.append(Moment(backward, before, live.bytes, is_event=False, number=number))
+                moments.append(Moment(backward, before, live.bytes, is_event=False, number=number))
             if module is not None:
                 before = live.most = live.bytes
-                coordinator = self._running = self._second if module.of_second else self._coordinator
+                coordinator = self._running = self._second if module.in_second_model else self._coordinator
                 if kind == module_calls.BEFORE_BACKWARD:
                     coordinator.fetch(module, backward=True)
                 elif kind == module_calls.AFTER_BACKWARD:
@@ -293,14 +295,14 @@ class Gathering:
                     for cast in module.cast:
                         cast.replace()
             elif kind == GRADIENT_OF:
-                found.append(Moment(position, live.bytes, live.bytes, parameter, number=number))
+                moments.append(Moment(position, live.bytes, live.bytes, parameter, number=number))
                 continue
             elif parameter is not None:
                 before = live.most = live.bytes
                 references.update(position, kind, parameter, serial)
             if live.most != before or live.bytes != before:
-                found.append(Moment(position, live.most, live.bytes, number=number))
-        return found
+                moments.append(Moment(position, live.most, live.bytes, number=number))
+        return moments
 
     def _recorded(self, segment: Segment) -> RecordedCopy | None:
         """Return the calls of a copy, or None if all of its events are followed."""
@@ -340,12 +342,12 @@ class Gathering:
         """
         ends, places = {}, [0, 0]
         for segment, next_segment in pairwise(self._longest.segments):
-            second = bool(segment.fetched) and segment.fetched[-1].of_second
+            second = bool(segment.fetched) and segment.fetched[-1].in_second_model
             if segment.copy is None:
                 for _, kind, module, _, _ in segment.events:
                     if kind in FETCHES and module is not None:
                         begins = kind != module_calls.BEFORE_BACKWARD and module in self._roots
-                        places[module.of_second] = 1 if begins else places[module.of_second] + 1
+                        places[module.in_second_model] = 1 if begins else places[module.in_second_model] + 1
             else:
                 places[second] += len(segment.fetched)
             if segment.window is not None and next_segment.copy is None:

@@ -39,7 +39,7 @@ class PlacedSegment:
         begin: The number of modules that are called before it.
         end: The number of modules that are called before its end.
         gap: The elements of the modules between its start and the start of the backward pass of the same copy.
-        behind: The index in the order of modules after all copies of its window.
+        window_end: The index in the order of modules after all copies of its window.
     """
 
     segment: Segment
@@ -50,7 +50,7 @@ class PlacedSegment:
     begin: int
     end: int
     gap: float = 0
-    behind: int = 0
+    window_end: int = 0
 
 
 #: A segment of one copy, and where it runs.
@@ -64,26 +64,26 @@ class Layout:
         self._step, self._followed = step, followed
         self.backward = step.program.backward
         #: The number of the first parameter of the copies, and how many parameters a copy has.
-        self.first, self.period = len(step.outside), len(step.of_copy)
+        self.first, self.period = len(step.outside), len(step.in_copy)
         copies = len(followed.numbers)
         #: The number of parameters.
         self.count = self.first + self.period * copies
         #: By parameter: its elements, and the bytes that an all-gather results in, those of the whole weight, and those
         #: of the weight with its padding.
         self.elements, self.payloads, self.whole, self.with_padding = (
-            [*map(of, step.outside), *[*map(of, step.of_copy)] * copies]
+            [*map(of, step.outside), *[*map(of, step.in_copy)] * copies]
             for of in (ELEMENTS, _PAYLOAD, _WHOLE, _WITH_PADDING)
         )
-        outside, of_copy = ([*map(_DTYPE_AND_PAYLOAD, parameters)] for parameters in (step.outside, step.of_copy))
-        dtypes = dict.fromkeys([dtype for dtype, _ in (*outside, *of_copy)])
+        outside, in_copy = ([*map(_DTYPE_AND_PAYLOAD, parameters)] for parameters in (step.outside, step.in_copy))
+        dtypes = dict.fromkeys([dtype for dtype, _ in (*outside, *in_copy)])
         #: For each dtype, the bytes of an all-gather by parameter. 0 for those of another dtype.
-        self.of_dtypes = [
-            [*[size * (of == dtype) for of, size in outside], *[size * (of == dtype) for of, size in of_copy] * copies]
+        self.sizes_by_dtype = [
+            [*[size * (of == dtype) for of, size in outside], *[size * (of == dtype) for of, size in in_copy] * copies]
             for dtype in dtypes
         ]
         #: The numbers of the persistent parameters.
         self.persistent = {number for number, parameter in enumerate(step.outside) if parameter.persists}
-        persistent = [number for number, parameter in enumerate(step.of_copy, self.first) if parameter.persists]
+        persistent = [number for number, parameter in enumerate(step.in_copy, self.first) if parameter.persists]
         self.persistent.update([number + slot * self.period for slot in range(copies) for number in persistent])
         self.represents = 1 + followed.skipped
         begin = self.first + followed.before * self.period
@@ -106,11 +106,11 @@ class Layout:
 
     def _sum_of_persistent(self, size: Callable[[Partitioned], int]) -> int:
         """Return the sum over the persistent parameters of all copies."""
-        outside, of_copy = (
+        outside, in_copy = (
             sum([size(parameter) for parameter in parameters if parameter.persists])
-            for parameters in (self._step.outside, self._step.of_copy)
+            for parameters in (self._step.outside, self._step.in_copy)
         )
-        return outside + of_copy * self._followed.copies
+        return outside + in_copy * self._followed.copies
 
     def _place_segments(self) -> list[Placed]:
         """Return the segments in order. The backward pass runs the last copy first."""
@@ -148,7 +148,7 @@ class Layout:
         starts = [
             *accumulate([own.before[-1] * (1 + placement.segment.skipped) for own, placement in placed], initial=0)
         ]
-        behind = {placement.segment.window: placement.end for _, placement in placed}
+        end_of_window = {placement.segment.window: placement.end for _, placement in placed}
         backward = {
             placement.slot: at for at, (_, placement) in enumerate(placed) if placement.segment.window == BACKWARD
         }
@@ -157,7 +157,10 @@ class Layout:
             if window is None:
                 placement.calls = [_outside_copies(call, at, placed, starts) for call in own.calls]
             else:
-                placement.gap, placement.behind = starts[backward[placement.slot]] - starts[at], behind[window]
+                placement.gap, placement.window_end = (
+                    starts[backward[placement.slot]] - starts[at],
+                    end_of_window[window],
+                )
 
 
 def _outside_copies(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:

@@ -155,18 +155,18 @@ class ModuleOrder:
         """
         if self.mode != COMPLETE:
             return module.parameters
-        step, skipped, of_leaf = self.place, self._fetched_for, module.is_leaf
-        found = self._released.get((module.number, step))
-        if found is None:
-            found = self._released[module.number, step] = []
+        step, skipped, is_leaf = self.place, self._fetched_for, module.is_leaf
+        releases = self._released.get((module.number, step))
+        if releases is None:
+            releases = self._released[module.number, step] = []
             for parameter in module.parameters:
                 if not (parameter.persists or skipped.get(parameter, -1) > step) and self._is_far(
-                    parameter, of_leaf=of_leaf
+                    parameter, is_leaf=is_leaf
                 ):
-                    found.append(parameter)
-        return found
+                    releases.append(parameter)
+        return releases
 
-    def _is_far(self, parameter: Partitioned, *, of_leaf: bool) -> bool:
+    def _is_far(self, parameter: Partitioned, *, is_leaf: bool) -> bool:
         """Return whether a parameter is not used again soon.
 
         For a leaf module, DeepSpeed counts the elements of all modules inside those in between, and a call of a module
@@ -177,12 +177,12 @@ class ModuleOrder:
         places = parameter.in_order
         at = bisect_left(places, step)
         next_place = places[at] if at < len(places) else None
-        if of_leaf and parameter.in_containers:
+        if is_leaf and parameter.in_containers:
             inside = _next_index(parameter.in_containers, step)
             next_place = inside if next_place is None or (inside is not None and inside < next_place) else next_place
         if next_place is None:
             return True
-        number = 0 if of_leaf else 1
+        number = 0 if is_leaf else 1
         distance = before[next_place][number] - before[step][number]
         between = self._skipped[self._passed :]
         if distance >= most or not between:

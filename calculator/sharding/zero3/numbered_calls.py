@@ -53,7 +53,7 @@ class StepCalls(NamedTuple):
     program: Program | FirstCopy
     segments: list[NumberedSegment]
     outside: list[Partitioned]
-    of_copy: list[Partitioned]
+    in_copy: list[Partitioned]
     lingering: list[int]
 
 
@@ -68,17 +68,18 @@ def step_calls(
         return None
     layers = followed.places
     outside = [parameter for parameter in parameters if parameter.key.layer not in layers]
-    of_copy = [parameter for parameter in parameters if parameter.key.layer in layers]
-    numbers, first = Numbers((*outside, *of_copy), program.modules.values()), len(outside)
-    sizes = [*map(ELEMENTS, (*outside, *of_copy))]
+    in_copy = [parameter for parameter in parameters if parameter.key.layer in layers]
+    numbers, first = Numbers((*outside, *in_copy), program.modules.values()), len(outside)
+    sizes = [*map(ELEMENTS, (*outside, *in_copy))]
     elements = {
-        module: sum([sizes[number] for number in own]) if own else 0 for module, own in numbers.of_module.items()
+        module: sum([sizes[number] for number in own]) if own else 0
+        for module, own in numbers.numbers_of_module.items()
     }
-    segments = [_numbered(segment, numbers.of_module, elements) for segment in program.segments]
+    segments = [_numbered(segment, numbers.numbers_of_module, elements) for segment in program.segments]
     backward = next(placement for placement in segments if placement.segment.window == BACKWARD)
     after = {number: backward.before[place] for number, (place, *_) in backward.uses.items()}
     outside_uses = Uses(numbers, program.backward)
-    found = []
+    numbered = []
     for own in segments:
         segment, window = own.segment, own.segment.window
         distance = _unknown if window is None else _distances(own, {} if window == BACKWARD else after, most)
@@ -90,15 +91,15 @@ def step_calls(
         numbers_used = (*own.uses, *views)
         if numbers_used and (min(numbers_used) < first if window is not None else max(numbers_used) >= first):
             return None
-        found.append(own._replace(calls=without_inert_views(calls)))
-    return StepCalls(program, found, outside, of_copy, outside_uses.never_released())
+        numbered.append(own._replace(calls=without_inert_views(calls)))
+    return StepCalls(program, numbered, outside, in_copy, outside_uses.never_released())
 
 
 def _numbered(
-    segment: Segment, of_module: Mapping[Module, tuple[int, ...]], elements: Mapping[Module, int]
+    segment: Segment, numbers_of_module: Mapping[Module, tuple[int, ...]], elements: Mapping[Module, int]
 ) -> NumberedSegment:
     """Return a segment without its calls. `elements` are those of the parameters of each module."""
-    used = [*map(of_module.__getitem__, segment.fetched)]
+    used = [*map(numbers_of_module.__getitem__, segment.fetched)]
     order = [*chain.from_iterable(used)]
     places = [place for place, own in enumerate(used) for _ in own]
     uses: dict[int, list[int]] = {}

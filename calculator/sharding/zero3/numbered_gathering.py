@@ -35,7 +35,7 @@ class NumberedGathering:
         layout = Layout(calls, followed)
         self._gathers = NumberedParameters(layout, sizes)
         self._state: object = None
-        self._done: object = None
+        self._gathered_and_released: object = None
         #: Whether the skipped copies behave like those next to them.
         self.is_steady = True
         tracks = self._tracks(layout)
@@ -78,16 +78,16 @@ class NumberedGathering:
         if placed.slot == first:
             self._state = gathers.state(placed)
         elif placed.slot == last:
-            self._done = _done(track, sent, available)
+            self._gathered_and_released = _gathered_and_released(track, sent, available)
             slack = -inf if gathers.limited and available < 0 else gathers.slack
             is_alike = available * (self.followed.skipped + 1) < slack
             is_same = gathers.state(placed) == self._state
-            self.is_steady = is_same and is_alike and not gathers.looks_ahead_to(placed.behind)
+            self.is_steady = is_same and is_alike and not gathers.looks_ahead_to(placed.window_end)
         elif placed.slot == before:
-            self.is_steady = _done(track, sent, available) == self._done
+            self.is_steady = _gathered_and_released(track, sent, available) == self._gathered_and_released
 
 
-def _done(track: Track, sent: int, available: int) -> object:
+def _gathered_and_released(track: Track, sent: int, available: int) -> object:
     """Return the parameters that a copy gathered and released."""
     before = track.before
     return sent, available, *[(at, most - before, after - before) for at, most, after, *_ in track.moments]

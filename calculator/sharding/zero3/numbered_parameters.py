@@ -44,7 +44,7 @@ class NumberedParameters:
         self._layout = layout
         self._bucket, self._max_live, self._max_reuse = sizes.prefetch_bucket, sizes.max_live, sizes.max_reuse_distance
         self._elements, self._whole, self._payloads = layout.elements, layout.whole, layout.payloads
-        self._with_padding, self._of_dtypes = layout.with_padding, layout.of_dtypes
+        self._with_padding, self._sizes_by_dtype = layout.with_padding, layout.sizes_by_dtype
         self._order, self._places = layout.order, layout.places
         self._end = len(layout.order)
         self._persistent = layout.persistent
@@ -247,15 +247,15 @@ class NumberedParameters:
             self._in_flight[number] = _ALONE
             self.sent += self._payloads[number]
         else:
-            in_flight, payloads, of_dtypes = self._in_flight, self._payloads, self._of_dtypes
+            in_flight, payloads, sizes_by_dtype = self._in_flight, self._payloads, self._sizes_by_dtype
             gather, sent = _Gather(numbers), 0
             for number in numbers:
                 in_flight[number] = gather
                 sent += payloads[number]
-            if len(of_dtypes) == 1:
+            if len(sizes_by_dtype) == 1:
                 size = rounded(sent)
             else:
-                size = sum([rounded(sum([sizes[number] for number in numbers])) for sizes in of_dtypes])
+                size = sum([rounded(sum([sizes[number] for number in numbers])) for sizes in sizes_by_dtype])
             gather.buffer = size
             self.sent += sent
         self.available += elements

@@ -47,13 +47,15 @@ class Numbers:
     def __init__(self, parameters: Sequence[Partitioned], modules: Iterable[Module]) -> None:
         self.number_of = {parameter: number for number, parameter in enumerate(parameters)}
         #: The numbers of the parameters of each module.
-        self.of_module = {module: tuple(map(self.number_of.__getitem__, module.parameters)) for module in modules}
+        self.numbers_of_module = {
+            module: tuple(map(self.number_of.__getitem__, module.parameters)) for module in modules
+        }
         self.persistent = {number for number, parameter in enumerate(parameters) if parameter.persists}
         self.trained = {number for number, parameter in enumerate(parameters) if parameter.trained}
         #: The modules outside of layers, and those that use parameters of other layers.
         self.open = {
             module
-            for module in self.of_module
+            for module in self.numbers_of_module
             if module.key.layer is None
             or any(parameter.key.layer != module.key.layer for parameter in module.parameters)
         }
@@ -88,8 +90,8 @@ class Uses:
 
     def never_released(self) -> list[int]:
         """Return the parameters of modules whose backward pass does not end, which no other module uses."""
-        modules, of_module = {*self._in_backward}, self._numbers.of_module
-        every = dict.fromkeys(number for module in modules for number in of_module[module])
+        modules, numbers_of_module = {*self._in_backward}, self._numbers.numbers_of_module
+        every = dict.fromkeys(number for module in modules for number in numbers_of_module[module])
         return [number for number in every if number not in self._numbers.persistent and self._users[number] <= modules]
 
     def calls(self, segment: Segment, distance: Callable[[int, int], float]) -> list[NumberedCall]:
@@ -97,9 +99,9 @@ class Uses:
 
         `distance` returns the elements from an index of the segment's modules up to the next use of a parameter.
         """
-        events, of_module, number_of = segment.events, self._numbers.of_module, self._numbers.number_of
+        events, numbers_of_module, number_of = segment.events, self._numbers.numbers_of_module, self._numbers.number_of
         self._begun = frozenset(self._in_backward)
-        found: list[NumberedCall] = []
+        numbered_calls: list[NumberedCall] = []
         ahead: list[tuple[int, int, Sequence[int]]] = []
         number = place = position = 0
         given: Any
@@ -113,11 +115,11 @@ class Uses:
                 elif parameter is not None:
                     what, given, others = self._view(kind, number_of[parameter], position, serial)
             elif kind in FETCHES:
-                others = of_module[module]
+                others = numbers_of_module[module]
                 own = self._fetch(module, others, position, backward=kind == module_calls.BEFORE_BACKWARD)
                 if own:
                     what, given = (FETCH, own[0]) if len(own) == 1 else (FETCH_SEVERAL, own)
-                    found.append((what, number, place, position, given, others, ahead))
+                    numbered_calls.append((what, number, place, position, given, others, ahead))
                     ahead = []
                 else:
                     ahead.append((position, number, others))
@@ -125,7 +127,7 @@ class Uses:
                 continue
             else:
                 is_backward = kind == module_calls.AFTER_BACKWARD
-                freed, recomputed = self._release(module, of_module[module], backward=is_backward)
+                freed, recomputed = self._release(module, numbers_of_module[module], backward=is_backward)
                 if len(freed) == 1 and not recomputed:
                     away = distance(freed[0], place)
                     if away > -inf:
@@ -135,11 +137,11 @@ class Uses:
                     if several or recomputed:
                         what, given, others = RELEASE_SEVERAL, several, recomputed
             if what >= 0:
-                found.append((what, number, place, position, given, others, ahead))
+                numbered_calls.append((what, number, place, position, given, others, ahead))
                 ahead = []
         if ahead:
-            found.append((AHEAD, number, place, position, None, None, ahead))
-        return found
+            numbered_calls.append((AHEAD, number, place, position, None, None, ahead))
+        return numbered_calls
 
     def _view(self, kind: str, number: int, position: int, serial: str) -> tuple[int, Any, Any]:
         """Return what happens to a view. A graph keeps no weights that a recomputation reads."""
@@ -213,20 +215,20 @@ def without_inert_views(calls: list[NumberedCall]) -> list[NumberedCall]:
         else:
             for parameter in (*[parameter for parameter, _ in own], *others):
                 pinned.pop(parameter, None)
-    return _without(calls, inert) if inert else calls
+    return _without_inert(calls, inert) if inert else calls
 
 
-def _without(calls: Sequence[NumberedCall], inert: set[int]) -> list[NumberedCall]:
+def _without_inert(calls: Sequence[NumberedCall], inert: set[int]) -> list[NumberedCall]:
     """Return the calls without those at some indices. The calls in a row before these stay."""
-    found: list[NumberedCall] = []
+    remaining: list[NumberedCall] = []
     before: list[tuple[int, int, Sequence[int]]] = []
     for at, call in enumerate(calls):
         if at in inert:
             before = [*before, *call[-1]]
         else:
-            found.append((*call[:-1], [*before, *call[-1]]) if before else call)
+            remaining.append((*call[:-1], [*before, *call[-1]]) if before else call)
             before = []
     if before:
         _, number, place, position, *_ = calls[-1]
-        found.append((AHEAD, number, place, position, None, None, before))
-    return found
+        remaining.append((AHEAD, number, place, position, None, None, before))
+    return remaining

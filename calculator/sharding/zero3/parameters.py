@@ -165,7 +165,7 @@ class Parameters(NamedTuple):
     """The parameters of the trained model, and those of a second model."""
 
     own: list[Partitioned]
-    of_second: list[Partitioned]
+    second: list[Partitioned]
 
 
 class Module:
@@ -173,11 +173,11 @@ class Module:
 
     __slots__ = (
         "cast",
+        "in_second_model",
         "inside",
         "is_leaf",
         "key",
         "number",
-        "of_second",
         "parameters",
         "read",
         "recomputed",
@@ -185,7 +185,7 @@ class Module:
     )
 
     def __init__(
-        self, number: int, parameters: list[Partitioned], key: Key | None = None, *, of_second: bool = False
+        self, number: int, parameters: list[Partitioned], key: Key | None = None, *, in_second_model: bool = False
     ) -> None:
         self.number, self.parameters = number, parameters
         #: The parameters of adapters among them, which its code reads in passes with adapters.
@@ -197,7 +197,7 @@ class Module:
         #: The parameters of the modules inside it, which its calls do not gather. Empty for a leaf, which owns them.
         self.inside: dict[Partitioned, None] = {}
         #: Whether it belongs to a second model, which has a coordinator of its own.
-        self.of_second = of_second
+        self.in_second_model = in_second_model
         #: The path of the module, and the number of its layer.
         self.key = key or Key(str(number), None)
         #: Frozen parameters that a recomputation gathered while this module's backward pass was running.

@@ -104,7 +104,7 @@ class Program:
         """
         modules = {
             # Faster than a call of Key.
-            key: Module(number, [], tuple.__new__(Key, key), of_second=key[0].startswith(SECOND))
+            key: Module(number, [], tuple.__new__(Key, key), in_second_model=key[0].startswith(SECOND))
             for number, key in enumerate(called)
         }
         for key, module in modules.items() if leaves else ():
@@ -129,15 +129,15 @@ class Program:
 
         A module that the micro-batch does not call gets its own parameters.
         """
-        found = self.modules.get((path, layer))
-        if found is None:
+        module = self.modules.get((path, layer))
+        if module is None:
             own = [
                 parameter
                 for (name, of), parameter in self.by_name.items()
                 if (name.rpartition(".")[0], of) == (path, layer)
             ]
-            found = self.modules[path, layer] = Module(len(self.modules), own, Key(path, layer))
-        return found
+            module = self.modules[path, layer] = Module(len(self.modules), own, Key(path, layer))
+        return module
 
     def _called(self, calls: Iterable[tuple[int | None, Sequence[Name]]]) -> list[Name]:
         """Return the modules that are called, as paths with the numbers of their layers.
@@ -197,13 +197,13 @@ class Program:
     def model_runs(self) -> list[list[Segment]]:
         """The segments of each run of a model: those under no_grad, and that of the loss, which is the last."""
         roots = (self.root, self.second_root)
-        found: list[list[Segment]] = []
+        runs: list[list[Segment]] = []
         for segment in self.segments:
             _, kind, module, *_ = segment.events[0] if segment.events else (0, "", None)
-            if not found or (kind in {module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD} and module in roots):
-                found.append([])
-            found[-1].append(segment)
-        return found
+            if not runs or (kind in {module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD} and module in roots):
+                runs.append([])
+            runs[-1].append(segment)
+        return runs
 
     def _events(self, marks: Sequence[Placed]) -> Callable[[int], tuple[list[Event], list[Module], list[int]]]:
         """Return a function that lists, for a copy, the events of marks, the fetched modules, and the active events."""
@@ -216,7 +216,7 @@ class Program:
         names = [*zip(texts, layers, strict=True)]
         # No module has the name of a parameter.
         own: list[Module | None] = [*map(self.modules.get, names)]
-        of_own: list[Partitioned | None] = [*map(self.by_name.get, names)]
+        own_parameters: list[Partitioned | None] = [*map(self.by_name.get, names)]
         active = [
             number
             for number, (kind, module) in enumerate(zip(kinds, own, strict=True))
@@ -232,11 +232,11 @@ class Program:
             return _Named(self.modules, modules, period), _Named(self.by_name, parameters, period)
 
         def events_of_copy(copy: int) -> tuple[list[Event], list[Module], list[int]]:
-            of_events, of_parameters = own, of_own
+            event_modules, event_parameters = own, own_parameters
             if copy:
-                of_events, of_parameters = ([*named.of(copy)] for named in distinct())
-            events = [*zip(positions, kinds, of_events, of_parameters, serials, strict=True)]
-            return events, [of_events[number] for number in fetched], active  # type: ignore[misc]  # fetched: all are calls
+                event_modules, event_parameters = ([*named.in_copy(copy)] for named in distinct())
+            events = [*zip(positions, kinds, event_modules, event_parameters, serials, strict=True)]
+            return events, [event_modules[number] for number in fetched], active  # type: ignore[misc]  # fetched: all are calls
 
         return events_of_copy
 
@@ -259,15 +259,15 @@ def leaves_of(tape: Tape) -> set[str]:
 class _Named(Generic[Named]):
     """The modules, or the parameters, of marks in each copy of the repeated layers. None for a mark without one."""
 
-    def __init__(self, found: Mapping[Name, Named], names: Sequence[Name | None], period: int) -> None:
-        self._found, self._period = found, period
+    def __init__(self, named: Mapping[Name, Named], names: Sequence[Name | None], period: int) -> None:
+        self._named, self._period = named, period
         self._distinct, self._numbers = numbered(names)
 
-    def of(self, copy: int) -> Iterator[Named | None]:
+    def in_copy(self, copy: int) -> Iterator[Named | None]:
         """Return the modules or parameters of a copy."""
-        found, more = self._found, copy * self._period
+        named, more = self._named, copy * self._period
         own = [
-            None if name is None else found[name[0], None if name[1] is None else name[1] + more]
+            None if name is None else named[name[0], None if name[1] is None else name[1] + more]
             for name in self._distinct
         ]
         return map(own.__getitem__, self._numbers)
@@ -281,8 +281,8 @@ def _marks_by_window(
     cuts = [(f"layer {start} forward", f"layer {stop} forward"), (f"layer {stop} backward", f"layer {start} backward")]
     no_grad_pass, inside, wraps = "", False, False
     if len(windows) > len(cuts):
-        of_layers = filter(methodcaller("endswith", " forward"), map(_LABEL, tape.marks))
-        names = dict.fromkeys(label.partition("layer ")[0] for label in of_layers)
+        layer_labels = filter(methodcaller("endswith", " forward"), map(_LABEL, tape.marks))
+        names = dict.fromkeys(label.partition("layer ")[0] for label in layer_labels)
         cuts += [(f"{name}layer {start} forward", f"{name}layer {stop} forward") for name in names if name]
     entered = {first: number for number, (first, _) in enumerate(cuts[: len(windows)])}
     left = {last for _, last in cuts[: len(windows)]}

@@ -85,7 +85,7 @@ class _Uses:
     def calls(self) -> list[RecordedCall]:
         """Return the calls in order, with one for all calls in a row of modules whose parameters are gathered."""
         inert, events = self._inert, self._events
-        found: list[RecordedCall] = []
+        recorded_calls: list[RecordedCall] = []
         row: list[int] = []
         for number in self._active:
             position, kind, module, parameter, _ = events[number]
@@ -107,12 +107,12 @@ class _Uses:
                 call = VIEW, self._place, number, (), ()
             if call is not None:
                 if row:
-                    found.append((AHEAD, call[1] - len(row), row[0], (*row,), ()))
+                    recorded_calls.append((AHEAD, call[1] - len(row), row[0], (*row,), ()))
                     row = []
-                found.append(call)
+                recorded_calls.append(call)
         if row:
-            found.append((AHEAD, self._place - len(row), row[0], (*row,), ()))
-        return found
+            recorded_calls.append((AHEAD, self._place - len(row), row[0], (*row,), ()))
+        return recorded_calls
 
     def _fetch(self, number: int, module: Module, position: int, *, backward: bool) -> tuple[int, ...]:
         """Return the indices of the parameters that no module has used before."""
@@ -162,16 +162,16 @@ def inert_views(events: Sequence[Event], active: Sequence[int], backward: int) -
     A graph keeps no weights that a recomputation reads. A view of a persistent parameter keeps nothing that is released
     while it exists.
     """
-    found: set[int] = set()
+    indices: set[int] = set()
     pinned: dict[tuple[str, Partitioned], int] = {}
     for number in [number for number in active if events[number][2] is None]:
         position, kind, _, parameter, serial = events[number]
         if parameter is None:
             continue
         if kind == module_calls.KEPT and position > backward:
-            found.add(number)
+            indices.add(number)
         elif kind == module_calls.PINNED and parameter.persists:
             pinned[serial, parameter] = number
         elif kind == module_calls.UNPINNED and (serial, parameter) in pinned:
-            found.update((number, pinned.pop((serial, parameter))))
-    return found
+            indices.update((number, pinned.pop((serial, parameter))))
+    return indices

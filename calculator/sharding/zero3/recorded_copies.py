@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.segment import Event, Segment
 
     #: Called with the position, the kind and the parameter of a view, and with its number.
-    OfView = Callable[[int, str, Partitioned, str], None]
+    ViewParameter = Callable[[int, str, Partitioned, str], None]
 
 
 class RecordedCopies:
@@ -24,24 +24,26 @@ class RecordedCopies:
 
     def __init__(self, backward: int) -> None:
         self._backward = backward
-        self._of_windows: dict[int, RecordedCopy | None] = {}
+        self._copies_by_window: dict[int, RecordedCopy | None] = {}
 
     def recorded(self, segment: Segment, coordinator: Coordinator) -> RecordedCopy | None:
         """Return the calls of a copy, or None if others are possible."""
         window = segment.window
         if window is None or not (coordinator.is_settled and coordinator.order.follows(segment.fetched)):
             return None
-        if window not in self._of_windows:
+        if window not in self._copies_by_window:
             own = segment.events, segment.active, self._backward
-            self._of_windows[window] = recorded_copy(*own, inert_views(*own))
-        return self._of_windows[window]
+            self._copies_by_window[window] = recorded_copy(*own, inert_views(*own))
+        return self._copies_by_window[window]
 
 
 class RecordedRun:
     """A run of a copy at its recorded calls. Its moments are those at which the gathered bytes change."""
 
-    def __init__(self, coordinator: Coordinator, live: Live, events: list[Event], of_view: OfView) -> None:
-        self._coordinator, self._live, self._events, self._of_view = coordinator, live, events, of_view
+    def __init__(
+        self, coordinator: Coordinator, live: Live, events: list[Event], view_parameter: ViewParameter
+    ) -> None:
+        self._coordinator, self._live, self._events, self._view_parameter = coordinator, live, events, view_parameter
         self._begin = coordinator.order.place
 
     def follow(self, recorded: RecordedCopy) -> list[Moment]:
@@ -56,7 +58,7 @@ class RecordedRun:
                 if queue and (coordinator.available < most or queue[0][1] < begin + place + len(own)):
                     moments += self._look_ahead(begin + place, own)
                 continue
-            position, of_event, module, parameter, serial = events[number]
+            position, event_module, module, parameter, serial = events[number]
             order.place, live.position = begin + place, position
             before = live.most = live.bytes
             if module is not None and kind == FETCH:
@@ -66,12 +68,12 @@ class RecordedRun:
             elif kind == GRADIENT:
                 moments.append(Moment(position, before, before, parameter, number=number))
             elif parameter is not None:
-                self._of_view(position, of_event, parameter, serial)
+                self._view_parameter(position, event_module, parameter, serial)
             if live.most != before or live.bytes != before:
                 moments.append(Moment(position, live.most, live.bytes, None, True, number))
         coordinator.limited += is_limited
         for number in recorded.lingering:
-            coordinator.linger(self._module(number))
+            coordinator.leave_open(self._module(number))
         return moments
 
     def _module(self, number: int) -> Module:

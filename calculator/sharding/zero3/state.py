@@ -108,7 +108,7 @@ class PartitionedState:
         return self._listed(self.tensors)
 
     def _build_parameters(self, listed: Sequence[_Part], followed: Followed, sizes: Sizes) -> list[Partitioned]:
-        found: list[Partitioned] = []
+        parameters: list[Partitioned] = []
         part = 0
         for layer, own in self._elements_by_part(listed, followed.layers()):
             # Odd parts are layers. Even parts are the parameters around them.
@@ -118,10 +118,10 @@ class PartitionedState:
                 parameter = self._partitioned(key, tensor, size, sizes)
                 # Under zero.Init, the model is partitioned before PEFT adds to it.
                 after = self.is_built_partitioned and not tensor.base
-                parameter.order = int(after), part, layer or 0, len(found)
+                parameter.order = int(after), part, layer or 0, len(parameters)
                 parameter.represents = 1 + represents * followed.skipped
-                found.append(parameter)
-        return found
+                parameters.append(parameter)
+        return parameters
 
     def _elements_by_part(
         self, listed: Sequence[_Part], layers: Collection[int]
@@ -142,10 +142,10 @@ class PartitionedState:
 
     def _partitioned(self, key: Key, tensor: ResidentTensor, size: int, sizes: Sizes) -> Partitioned:
         dtype, persists = _partition_dtype(tensor, self.prepared.cast_to), size <= sizes.persistence_threshold
-        found = Partitioned(key, size, dtype, sizes.ranks, trained=tensor.trained, persists=persists)
+        parameter = Partitioned(key, size, dtype, sizes.ranks, trained=tensor.trained, persists=persists)
         if dtype != tensor.dtype:
-            found.cast = allocated(size, ITEMSIZE[tensor.dtype])
-        return found
+            parameter.cast = allocated(size, ITEMSIZE[tensor.dtype])
+        return parameter
 
     @cached_property
     def all_parameters(self) -> list[Partitioned]:
@@ -163,14 +163,14 @@ class PartitionedState:
 
     def _parameters_by_part(self, listed: Sequence[_Part]) -> list[list[Partitioned]]:
         every = [own for _, own in listed]
-        found = {
+        by_id = {
             id(own): [
                 self._partitioned(Key(parameter.name, None), parameter, self._elements[parameter], self.sizes)
                 for parameter in own
             ]
             for own in {id(own): own for own in every}.values()
         }
-        return [found[id(own)] for own in every]
+        return [by_id[id(own)] for own in every]
 
     @property
     def persistent(self) -> list[Partitioned]:
@@ -180,13 +180,13 @@ class PartitionedState:
     @property
     def modules(self) -> list[list[Partitioned]]:
         """The parameters of each module, once for all layers of a kind."""
-        found: list[list[Partitioned]] = []
+        modules: list[list[Partitioned]] = []
         for part in {id(part): part for part in self._parameters_by_layer}.values():
             own: dict[str, list[Partitioned]] = {}
             for parameter in part:
                 own.setdefault(parameter.key.name.rpartition(".")[0], []).append(parameter)
-            found += own.values()
-        return found
+            modules += own.values()
+        return modules
 
     def reach(self, repetition: Repetition, leaves: Collection[str]) -> Reach:
         """Return how many copies of the repeated layers are prefetched, and over how many a parameter stays gathered.
@@ -196,14 +196,14 @@ class PartitionedState:
         """
         layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
         inside = tuple(f"{path}." for path in leaves)
-        of_copy = [
+        copy_sizes = [
             parameter
             for layer, own in self._elements_by_part(self._tensors_of_parts, layers)
             if layer is not None
             for parameter in own
         ]
-        every = sum([size for _, _, size in of_copy])
-        size = sum([size for key, _, size in of_copy if not key.name.startswith(inside)]) if leaves else every
+        every = sum([size for _, _, size in copy_sizes])
+        size = sum([size for key, _, size in copy_sizes if not key.name.startswith(inside)]) if leaves else every
         most = self.sizes.max_live if self.sizes.prefetch_bucket else 0
         return Reach(
             ahead=-(-most // every) if every else 0,
@@ -223,7 +223,7 @@ class PartitionedState:
     @cached_property
     def _sub_groups(self) -> list[tuple[list[Partitioned], list[int]]]:
         """The sub-groups, each with the number of elements of a rank's part of each parameter."""
-        found = []
+        sub_groups = []
         keys = [*map(id, self._parameters_by_layer)]
         distinct = dict(zip(keys, self._parameters_by_layer, strict=True))
         for names in self._groups:
@@ -231,11 +231,11 @@ class PartitionedState:
                 key: [parameter for parameter in part if parameter.trained and parameter.key.name in names]
                 for key, part in distinct.items()
             }
-            of_parts = {key: [*map(PARTITION, part)] for key, part in own.items()}
+            part_sizes = {key: [*map(PARTITION, part)] for key, part in own.items()}
             group = [*chain.from_iterable(map(own.__getitem__, keys))]
-            sizes = [*chain.from_iterable(map(of_parts.__getitem__, keys))]
-            found += [(group[begin:end], sizes[begin:end]) for begin, end in self._divided(sizes)]
-        return found
+            sizes = [*chain.from_iterable(map(part_sizes.__getitem__, keys))]
+            sub_groups += [(group[begin:end], sizes[begin:end]) for begin, end in self._divided(sizes)]
+        return sub_groups
 
     @cached_property
     def partitions(self) -> list[int]:

@@ -27,7 +27,7 @@ class Steady:
         self._before = followed.before
         self._slots = followed.slots if followed.skipped else {}
         self._state: Hashable = None
-        self._done: Hashable = None
+        self._gathered_and_released: Hashable = None
         #: Whether all comparisons so far were equal.
         self.all_equal = True
 
@@ -46,15 +46,17 @@ class Steady:
             self._state = self._gathering.state(slot if backward else slot + 1)
         elif slot == last:
             state = self._gathering.state(slot if backward else slot + 1)
-            self._done = _done(track, sent, available)
+            self._gathered_and_released = _gathered_and_released(track, sent, available)
             looks_ahead = window is None or self._gathering.looks_ahead(window)
             is_alike = available * (self._gathering.followed.skipped + 1) < slack
             self.all_equal = self.all_equal and state == self._state and not looks_ahead and is_alike
         elif slot == before:
-            self.all_equal = self.all_equal and _done(track, sent, available) == self._done
+            self.all_equal = (
+                self.all_equal and _gathered_and_released(track, sent, available) == self._gathered_and_released
+            )
 
 
-def _done(track: Track, sent: int, available: int) -> Hashable:
+def _gathered_and_released(track: Track, sent: int, available: int) -> Hashable:
     """Return the parameters that a copy gathered and released."""
     moments = [(at, most - track.before, after - track.before) for at, most, after, *_ in track.moments]
     return sent, available, (*moments,)

@@ -58,8 +58,8 @@ def _syncs(prepared: PreparedModel) -> Syncs | None:
 
 
 def _has_equal_calls(cached: Gathering | NumberedGathering, last: Called, first: Called | None) -> bool:
-    of_first = None if cached.first is None else cached.first.marks
-    return cached.program.marks == last.tape.marks and of_first == (None if first is None else first.tape.marks)
+    first_marks = None if cached.first is None else cached.first.marks
+    return cached.program.marks == last.tape.marks and first_marks == (None if first is None else first.tape.marks)
 
 
 def _gathering_of(
@@ -71,10 +71,10 @@ def _gathering_of(
         cached = None if calls is None else NumberedGathering(calls, followed, state.sizes, keeps_loss=keeps_loss)
         if cached is not None and not cached.is_steady:
             continue
-        found = cached if cached is not None and cached.is_known else _followed(state, last, first, followed)
-        if found.is_steady:
+        gathering = cached if cached is not None and cached.is_known else _followed(state, last, first, followed)
+        if gathering.is_steady:
             break
-    return found
+    return gathering
 
 
 def _recorded_calls(state: PartitionedState, last: Called, repetition: Repetition) -> StepCalls | None:
@@ -87,8 +87,8 @@ def _recorded_calls(state: PartitionedState, last: Called, repetition: Repetitio
     if len(last.windows) != WINDOWS or not repetition.copies:
         return None
     followed = Followed(repetition=repetition, before=1, skipped=repetition.copies)
-    own, of_second = state.parameters(followed)
-    if of_second or any(map(CAST, own)):
+    own, second_parameters = state.parameters(followed)
+    if second_parameters or any(map(CAST, own)):
         return None
     substitutes = substitutes_of(state.prepared)
     program = first_copy(*last, followed, own, substitutes) or Program(*last, followed, own, substitutes, leaves=set())
@@ -99,7 +99,7 @@ def _followed(state: PartitionedState, last: Called, first: Called | None, follo
     """Return the weights that steps gather if each event is followed."""
     training, substitutes = state.prepared.training, substitutes_of(state.prepared)
     parameters = state.parameters(followed)
-    every = [*parameters.own, *parameters.of_second]
+    every = [*parameters.own, *parameters.second]
     longer = None if first is None else Program(*first, followed, every, substitutes)
     return Gathering(
         Program(*last, followed, every, substitutes, None if longer is None else longer.modules),

@@ -39,9 +39,9 @@ class Reference(Loop):
         if context.model.task.embeds:
             return self._texts(context)
         names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
-        batch = _made(context, task_labels.inputs(context.model, context.training, names, context.dtype))
-        context.labels = _made(context, task_labels.labels(context.model, context.training))
-        context.images = _made(context, image_batch.tensors(context.model, context.training))
+        batch = _create(context, task_labels.inputs(context.model, context.training, names, context.dtype))
+        context.labels = _create(context, task_labels.labels(context.model, context.training))
+        context.images = _create(context, image_batch.tensors(context.model, context.training))
         return batch + context.labels + context.images
 
     def _texts(self, context: Context) -> list[Tensor]:
@@ -51,7 +51,7 @@ class Reference(Loop):
         """
         names = ("input_ids", "attention_mask")
         columns = [
-            _made(context, task_labels.inputs(context.model, context.training, names, context.dtype))
+            _create(context, task_labels.inputs(context.model, context.training, names, context.dtype))
             for _ in range(context.training.texts_per_example)
         ]
         context.texts = [(ids, mask) for ids, mask in columns]
@@ -92,5 +92,5 @@ def _embedding_loss(context: Context, forward: Passes) -> Tensor:
     return loss
 
 
-def _made(context: Context, tensors: list[BatchTensor]) -> list[Tensor]:
+def _create(context: Context, tensors: list[BatchTensor]) -> list[Tensor]:
     return [context.tape.new(shape, dtype, name) for name, shape, dtype in tensors]

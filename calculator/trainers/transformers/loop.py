@@ -178,10 +178,10 @@ class Transformers(Loop):
         with autocast.region(tape, dtype):
             loss, outputs = forward()
         tape.scope, tape.component = "outputs: ", "logits_and_loss"
-        of_images: list[Tensor] = []
+        image_tensors: list[Tensor] = []
         if dtype is not None:
             converted = [in_float32(output) for output in outputs]
-            of_images = [*images_in_float32(context)]
+            image_tensors = [*images_in_float32(context)]
             outputs = converted
             del converted
         cache = context.returned_cache
@@ -190,7 +190,7 @@ class Transformers(Loop):
         loss = self.scaled(context, loss)
         self.metrics(context, outputs)
         tape.component = "activations"
-        del of_images, cache
+        del image_tensors, cache
         return loss
 
     def scaled(self, context: Context, loss: Tensor) -> Tensor:

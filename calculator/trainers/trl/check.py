@@ -90,7 +90,7 @@ def four_bit_problems(prepared: Subject) -> Iterator[Problem]:
     """Yield settings for which TRL's casts of a 4-bit model are not modeled."""
     method = prepared.method
     stored = method.base_quantization(prepared.training)
-    if stored is None or not stored.of_bitsandbytes:
+    if stored is None or not stored.is_bitsandbytes:
         return
     is_prepared = method.hidden_dtype(prepared.training) != prepared.training.dtype
     if qlora.prepares(prepared.training, prepared.stack) and not is_prepared and prepared.training.dtype != "float32":

@@ -39,8 +39,8 @@ def completion(training: Training) -> Dim:
 
 def rows(training: Training) -> Dim:
     """Return the number of rows of a generation batch, which is that of a whole step."""
-    of_one = named(training.micro_batch_size, "B")
-    return of_one if training.micro_batches == 1 else training.micro_batches * of_one
+    rows_of_batch = named(training.micro_batch_size, "B")
+    return rows_of_batch if training.micro_batches == 1 else training.micro_batches * rows_of_batch
 
 
 def tokens(training: Training) -> list[tuple[str, Shape, DType]]:
@@ -58,8 +58,8 @@ def completions_in_evaluation(training: Training, together: int, ranks: int) -> 
     """
     if training.num_generations is not None:
         return training.num_generations
-    of_step = generations(+rows(training) * ranks)
-    return of_step if together % of_step == 0 else generations(together)
+    step_generations = generations(+rows(training) * ranks)
+    return step_generations if together % step_generations == 0 else generations(together)
 
 
 def generations(together: int) -> int:

@@ -54,7 +54,7 @@ def shared_tensors(prepared: Subject) -> list[BatchTensor]:
     """Return the tensors that all micro-batches share. A shuffle copies them. Each micro-batch reads a part of each."""
     if not prepared.training.has_images:
         return []
-    whole = _whole(prepared)
+    whole = _tensors_of_step(prepared)
     split = _split_names(whole, prepared.training)
     return [row for row in whole if row[0] not in split]
 
@@ -76,20 +76,22 @@ def processed(context: Context) -> tuple[list[Tensor], list[Tensor], list[Tensor
     tape, training = context.tape, context.training
     count, prompt = generated.rows(training), named(training.sequence_length - generated.completion(training), "P")
     prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
-    whole = _whole(prepared)
+    whole = _tensors_of_step(prepared)
     if not whole:
         return [], [], []
     tokens = [name for name, _, _ in whole if name in _OF_TOKENS]
     split = _split_names(whole, training)
-    of_images = [tape.new(shape, dtype, name) for name, shape, dtype in whole if name in split]
+    image_tensors = [tape.new(shape, dtype, name) for name, shape, dtype in whole if name in split]
     others = [row for row in whole if row[0] not in (*split, *tokens)]
     shuffled = [tape.new(shape, dtype, name) for name, shape, dtype in others]
-    made = [tape.new((count, prompt), "int64", f"{name} of prompts") for name in ("input_ids", "attention_mask")]
-    made += [tape.new((count, prompt), "int64", f"{name} of prompts") for name in tokens]
+    prompt_tensors = [
+        tape.new((count, prompt), "int64", f"{name} of prompts") for name in ("input_ids", "attention_mask")
+    ]
+    prompt_tensors += [tape.new((count, prompt), "int64", f"{name} of prompts") for name in tokens]
     zeros = [tape.new((count, generated.completion(training)), "int64", "zeros of completions") for _ in tokens[:1]]
     shuffled += [tape.new((count, context.length), "int64", name) for name in tokens]
     del zeros
-    return of_images, shuffled, made
+    return image_tensors, shuffled, prompt_tensors
 
 
 def counted(context: Context, rows: int) -> list[Tensor]:
@@ -111,7 +113,7 @@ def tensors(prepared: Subject, training: Training) -> list[BatchTensor]:
     return [(name, shape, cast_to if cast_to and dtype in FLOATS else dtype) for name, shape, dtype in given]
 
 
-def _whole(prepared: Subject) -> list[BatchTensor]:
+def _tensors_of_step(prepared: Subject) -> list[BatchTensor]:
     return tensors(prepared, prepared.training.by_sequences(prepared.training.micro_batches))
 
 

@@ -277,7 +277,7 @@ class GeneratingTrainer(ComparingTrainer):
         prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
         tape.scope, tape.component = name, "logits_and_loss"
         dtype = older_generating.dtype_of_logps(prepared)
-        others, rows, of_all = older_generating.rows_of_pass(context)
+        others, rows, all_rows = older_generating.rows_of_pass(context)
         shape = (rows, generated.completion(training))
         earlier = [tape.new(shape, dtype, "log-probabilities of other rows") for _ in range(others)]
         left = older_generating.left_by_other_rows(context, dtype) if others else []
@@ -288,7 +288,7 @@ class GeneratingTrainer(ComparingTrainer):
         del left
         logits = older_generating.scaled(context, logits)
         own = older_generating.log_probs(logits, generated.unowned(context, shape, "int64"))
-        out = tape.new((of_all, shape[1]), dtype, "log-probabilities of completions")
+        out = tape.new((all_rows, shape[1]), dtype, "log-probabilities of completions")
         del outputs, logits, own, earlier
         return out
 
@@ -301,20 +301,20 @@ class GeneratingTrainer(ComparingTrainer):
         rows = tokens[0][1][0]
         is_older = self.is_older(prepared.stack)
         batch, whole = older_generating.unshuffled(context, generated.tokens(training) if is_older else tokens)
-        images, of_tokens, prompts = generated_images.processed(context)
+        images, token_types, prompts = generated_images.processed(context)
         scores = self.score(context, forward)
         tape.scope = "generation batch: "
         advantages = tape.new((rows,), "float32", "advantages")
         del whole, prompts
         if not tape.trains:
-            return [*batch, advantages, *scores, *images, *of_tokens]
-        of_step = (*tokens, *self._scored(prepared, rows))
+            return [*batch, advantages, *scores, *images, *token_types]
+        step_tensors = (*tokens, *self._scored(prepared, rows))
         if is_older and not older_generating.shuffles(prepared.stack):
             return []
-        shuffled = [tape.new(shape, dtype, f"{name}, shuffled") for name, shape, dtype in of_step]
-        del batch, advantages, scores, of_tokens
-        of_rows = self.fetched(prepared) * training.micro_batches
-        joined = [tape.new(shape, dtype, f"{name}, joined") for name, shape, dtype in of_rows]
+        shuffled = [tape.new(shape, dtype, f"{name}, shuffled") for name, shape, dtype in step_tensors]
+        del batch, advantages, scores, token_types
+        row_tensors = self.fetched(prepared) * training.micro_batches
+        joined = [tape.new(shape, dtype, f"{name}, joined") for name, shape, dtype in row_tensors]
         del images, shuffled, joined
         return []
 

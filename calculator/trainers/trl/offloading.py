@@ -187,4 +187,4 @@ def _unknown_layouts(prepared: Subject) -> str | None:
     if method.name not in KNOWN_METHODS:
         return method.facts.label
     stored = method.base_quantization(training)
-    return None if stored is None or stored.of_bitsandbytes else "this quantized base"
+    return None if stored is None or stored.is_bitsandbytes else "this quantized base"

@@ -255,29 +255,29 @@ def fills_cache(prepared: Subject) -> bool:
 
 def tokens(prepared: Subject) -> list[tuple[str, Shape, DType]]:
     """Return the prompts and completions of a generation batch, and their masks, after they were shuffled."""
-    found = generated.tokens(prepared.training)
+    token_tensors = generated.tokens(prepared.training)
     if release(prepared.stack.trl)[:2] >= PADS_LISTS:
-        return found
+        return token_tensors
     if not shuffles(prepared.stack):
-        (_, (rows, prompt), _), _, (_, (_, length), _), _ = found
+        (_, (rows, prompt), _), _, (_, (_, length), _), _ = token_tensors
         return [
             ("prompt_completion_ids", (rows, prompt + length), "int64"),
-            found[1],
+            token_tensors[1],
             ("completion_mask", (rows, length), "int32"),
         ]
-    return [(name, shape, "int32" if name == "completion_mask" else dtype) for name, shape, dtype in found]
+    return [(name, shape, "int32" if name == "completion_mask" else dtype) for name, shape, dtype in token_tensors]
 
 
-def unshuffled(context: Context, found: list[tuple[str, Shape, DType]]) -> tuple[list[Tensor], list[Tensor]]:
+def unshuffled(context: Context, step_tensors: list[tuple[str, Shape, DType]]) -> tuple[list[Tensor], list[Tensor]]:
     """Create the tokens of a generation batch before they are shuffled, and what is alive while they are scored.
 
-    `found` are the tokens of the default release.
+    `step_tensors` are the tokens of the default release.
     """
     tape, stack = context.tape, context.prepared.stack
-    (_, (rows, prompt), _), _, (_, (_, length), _), _ = found
+    (_, (rows, prompt), _), _, (_, (_, length), _), _ = step_tensors
     whole = (rows, context.length)
     if release(stack.trl)[:2] >= PADS_LISTS:
-        batch = [tape.new(shape, dtype, name) for name, shape, dtype in found]
+        batch = [tape.new(shape, dtype, name) for name, shape, dtype in step_tensors]
         return batch, [tape.new(whole, "int64", name) for name in ("prompt_completion_ids", "attention_mask")]
     given = [tape.new((rows, prompt), "int64", "input_ids of prompts")]
     batch = [tape.new((rows, prompt), "int64", "prompt_mask"), tape.new(whole, "int64", "prompt_completion_ids")]

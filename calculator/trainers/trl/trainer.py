@@ -125,4 +125,4 @@ class TrlTrainer(Transformers):
 def in_4_bits(prepared: Subject) -> bool:
     """Return whether bitsandbytes stores the base model in 4 or 8 bits."""
     stored = prepared.method.base_quantization(prepared.training)
-    return stored is not None and stored.of_bitsandbytes
+    return stored is not None and stored.is_bitsandbytes

@@ -69,13 +69,13 @@ def fetched(training: Training, *, estimates_kl: bool) -> list[tuple[str, Shape,
         completion = training.completion_tokens // training.micro_batch_size
     prompt, answer = named(training.sequence_length - completion, "prompt"), named(completion - 1, "answer")
     joined = ("completion_input_ids", "completion_attention_mask", "completion_labels")
-    of_prompt = ("prompt_input_ids", "prompt_attention_mask")
+    prompt_names = ("prompt_input_ids", "prompt_attention_mask")
     tensors: list[tuple[str, Shape, DType]] = []
-    tensors += [(name, (rows, prompt), "int64") for name in of_prompt]
+    tensors += [(name, (rows, prompt), "int64") for name in prompt_names]
     tensors += [(name, (rows, answer), "int64") for name in ("answer_input_ids", "answer_attention_mask")]
     tensors += [(name, (rows, length), "int64") for name in joined]
     if estimates_kl:
-        tensors += [(f"KL_{name}", (rows, prompt), "int64") for name in of_prompt]
+        tensors += [(f"KL_{name}", (rows, prompt), "int64") for name in prompt_names]
         tensors += [(f"KL_{name}", (rows, length), "int64") for name in joined]
     if training.precompute_ref_log_probs:
         tensors += [(name, (rows,), "float32") for name in REFERENCES[: 1 + estimates_kl]]

@@ -51,8 +51,11 @@ class TrlOrpo(TrlTrainer):
         """Return ids, mask and labels of both sequences of each row, and ids and mask of the prompts."""
         training = prepared.training
         rows = named(training.micro_batch_size, "B")
-        both, prompt = (rows, named(training.sequence_length, "S")), (rows, _prompt(training))
-        return [*[(name, both, "int64") for name in _SEQUENCES], *[(name, prompt, "int64") for name in _PROMPT]]
+        pair_shape, prompt_shape = (rows, named(training.sequence_length, "S")), (rows, _prompt(training))
+        return [
+            *[(name, pair_shape, "int64") for name in _SEQUENCES],
+            *[(name, prompt_shape, "int64") for name in _PROMPT],
+        ]
 
     def batch(self, context: Context) -> list[Tensor]:
         """Return the ids of all sequences, which the step concatenates."""

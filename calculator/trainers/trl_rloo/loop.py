@@ -39,8 +39,12 @@ class TrlRloo(GeneratingTrainer):
 
         RLOOTrainer copies the adapters of a model that is passed to it, whatever `beta` is.
         """
-        found = ComparingTrainer.compared(self, prepared)
-        return found if found == "adapter copies" or self.uses_reference(prepared.training, prepared.stack) else None
+        compared_model = ComparingTrainer.compared(self, prepared)
+        return (
+            compared_model
+            if compared_model == "adapter copies" or self.uses_reference(prepared.training, prepared.stack)
+            else None
+        )
 
     def reference_sentence(self, prepared: Subject) -> str:
         """Return a sentence on the reference model, and on the memory that it keeps."""

@@ -182,4 +182,4 @@ def _weighted(context: Context, outputs: list[Tensor]) -> Tensor | None:
 
 def _in_4_bits(prepared: Subject) -> bool:
     stored = prepared.method.base_quantization(prepared.training)
-    return stored is not None and stored.of_bitsandbytes
+    return stored is not None and stored.is_bitsandbytes

@@ -150,10 +150,10 @@ def _dequantized(prepared: Subject) -> Iterator[ResidentTensor]:
 
     From 2026.10 on, one kernel dequantizes both.
     """
-    found = list(_read_by_functions(prepared))
-    if not found:
+    weights = list(_read_by_functions(prepared))
+    if not weights:
         return
-    module, quantization = max(found, key=lambda pair: pair[0].weight.elements)
+    module, quantization = max(weights, key=lambda pair: pair[0].weight.elements)
     yield _buffer("WEIGHT_BUFFER", (named(_size(module), "largest weight"),), quantization.compute_dtype)
     if is_rewritten(prepared.stack):
         return

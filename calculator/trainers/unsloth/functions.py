@@ -64,8 +64,8 @@ def lora_mlp(x: Tensor, gate: BoundModule, up: BoundModule, down: BoundModule, *
     node = _node(x, _Fused((gate, up, down), keeps, drops), _mlp_back)
     (e, g), masks = _products(x, [gate, up], drops=drops)
     h = x.tape.new(e.shape, x.dtype, "activated gate · up")
-    (out,), of_h = _products(h, [down], drops=drops)
-    for saved in (x, e, g, *masks, *of_h):
+    (out,), h_products = _products(h, [down], drops=drops)
+    for saved in (x, e, g, *masks, *h_products):
         node.save(saved)
     return Tensor(x.tape, out.storage, out.shape, out.dtype, node)
 
@@ -96,16 +96,16 @@ def _qkv_back(node: Node, grads: list[Tensor | None]) -> list[Any]:
     (x, *_), fused = node.saved, node.context
     given = [(module, grad) for module, grad in zip(fused.modules, grads, strict=True) if grad is not None]
     casts = [cast_factors(module, x) for module, _ in given]
-    of_factors = [new_gradients(module, x) for module, _ in given]
+    factor_grads = [new_gradients(module, x) for module, _ in given]
     _multiply(given, x, fused)
     del casts
-    return [_overwriting(x), *(grad for pair in of_factors for grad in pair)]
+    return [_overwriting(x), *(grad for pair in factor_grads for grad in pair)]
 
 
 def _w_back(node: Node, grad: Tensor) -> list[Any]:
     (x, *_), ((bound,), keeps, drops) = node.saved, node.context
     casts = cast_factors(bound, x)
-    of_factors = new_gradients(bound, x)
+    factor_grads = new_gradients(bound, x)
     kept = times_b(bound, x) if keeps else None
     dropped = _dropped_again(x) if drops else None
     fill_gradients(bound, x, kept)
@@ -116,7 +116,7 @@ def _w_back(node: Node, grad: Tensor) -> list[Any]:
     if drops:
         _add_dropped(x)
     del casts, kept
-    return [x_grad, *of_factors]
+    return [x_grad, *factor_grads]
 
 
 def _mlp_back(node: Node, grad: Tensor) -> list[Any]:  # noqa: ARG001  only its shape is read, which is the input's
@@ -134,11 +134,11 @@ def _mlp_back(node: Node, grad: Tensor) -> list[Any]:  # noqa: ARG001  only its 
     if fused.drops:
         _add_dropped(h)
     dropped = _dropped_again(h) if fused.drops else None
-    of_factors = {module.name: new_gradients(module, x) for module in (down, gate, up)}
+    factor_grads = {module.name: new_gradients(module, x) for module in (down, gate, up)}
     fill_gradients(down, h)
     _multiply([(up, g), (gate, e)], x, fused)
     del casts, h, dropped
-    return [_overwriting(x), *(grad for module in (gate, up, down) for grad in of_factors[module.name])]
+    return [_overwriting(x), *(grad for module in (gate, up, down) for grad in factor_grads[module.name])]
 
 
 def _multiply(given: Sequence[tuple[BoundModule, Tensor]], x: Tensor, fused: _Fused) -> None:

@@ -49,9 +49,9 @@ def is_tiled(context: Context, weight: Tensor, count: Dim) -> bool:
     if count >= TILED_ROWS and context.training.dtype == "bfloat16":
         return True
     rows = chunk_rows(context, vocabulary, width, count)
-    of_chunks = LOGIT * rows * (vocabulary + width * (2 if count > rows else 1))
-    of_tiles = LOGIT * tile_rows(context, count) * (SPLIT + width)
-    return of_tiles > of_chunks if context.training.is_highest else of_tiles < of_chunks
+    chunk_bytes = LOGIT * rows * (vocabulary + width * (2 if count > rows else 1))
+    tile_bytes = LOGIT * tile_rows(context, count) * (SPLIT + width)
+    return tile_bytes > chunk_bytes if context.training.is_highest else tile_bytes < chunk_bytes
 
 
 def chunk_rows(context: Context, vocabulary: int, width: int, count: Dim) -> Dim:

@@ -44,13 +44,13 @@ def temporaries(
     `trained` are the block's parameters in order. `drops_states` means that each step changes the block: it creates and
     drops the states. For the other arguments, see `optimizer_step.temporaries`.
     """
-    in_order = [*_in_order(trained)]
+    in_order = [*_by_layer(trained)]
     gradients = [_copy_of(parameter, "gradient", parameter.dtype, "gradients") for parameter in in_order]
     moved = [_copy_of(parameter, "float32 gradient", "float32", "gradients") for parameter in in_order]
     copies = [in_float32(parameter) for parameter in trained]
     states = tuple(own_states(copies, optimizer)) if drops_states else ()
     returned = (total_norm(),) if clips and returns_norm else ()
-    moments = [*_moved(gradients, moved)]
+    moments = [*_copied_gradients(gradients, moved)]
     moments += [(*moved, *moment) for moment in _updates(copies, optimizer, kernels, drops_states=drops_states)]
     moments += [(*moved, *states, *moment) for moment in _written_back(in_order)]
     moments += [(*states, *moment) for moment in _changes(in_order)]
@@ -62,7 +62,7 @@ def temporaries(
     return max(moments, key=total_bytes)
 
 
-def _in_order(trained: Sequence[ResidentTensor]) -> Iterator[ResidentTensor]:
+def _by_layer(trained: Sequence[ResidentTensor]) -> Iterator[ResidentTensor]:
     """Yield each parameter by itself, layer by layer where a block has several of one kind."""
     for count, layer in groupby(trained, attrgetter("count")):
         yield from [replace(parameter, count=1, bytes=parameter.bytes // count) for parameter in layer] * count
@@ -79,7 +79,7 @@ def _copy_of(tensor: ResidentTensor, name: str, dtype: DType, component: Compone
     )
 
 
-def _moved(gradients: Sequence[ResidentTensor], moved: Sequence[ResidentTensor]) -> Iterator[Moment]:
+def _copied_gradients(gradients: Sequence[ResidentTensor], moved: Sequence[ResidentTensor]) -> Iterator[Moment]:
     """Yield the gradients while each in turn is copied to float32 and freed. A float32 gradient is not copied."""
     for n, gradient in enumerate(gradients):
         own = () if gradient.dtype == "float32" else (gradient,)

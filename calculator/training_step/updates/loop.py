@@ -35,7 +35,7 @@ def temporaries(
     loop(tape, list(_sequence(trained)), optimizer)
     return tuple(
         ResidentTensor(name=name, shape=shape, dtype=dtype, component=component, count=count)
-        for (name, shape, dtype, component, _), count in _largest(tape).items()
+        for (name, shape, dtype, component, _), count in _peak_tensors(tape).items()
     )
 
 
@@ -55,7 +55,7 @@ def _sequence(trained: Sequence[ResidentTensor]) -> Iterator[ResidentTensor]:
     yield from layers * 2
 
 
-def _largest(tape: Tape) -> Counter[Allocation]:
+def _peak_tensors(tape: Tape) -> Counter[Allocation]:
     alive: Counter[int] = Counter()
     total, most, best = 0, -1, Counter[int]()
     for event in tape.events:

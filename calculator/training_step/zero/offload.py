@@ -67,7 +67,7 @@ class OffloadedPeaks(FlatPeaks):
             point = _with_large(intervals[copy.interval], -_bytes_before(large, copy.interval))
             for tensor in self._copied(copy.elements):
                 yield point, (*_norms(done), tensor)
-        yield self._done(large), _norms(len(copies))
+        yield self._after_reductions(large), _norms(len(copies))
 
     @property
     def in_backward(self) -> tuple[ResidentTensors, ...]:
@@ -119,7 +119,7 @@ class OffloadedPeaks(FlatPeaks):
             line = [
                 max(most, *(size for _, size in points)) for most, points in zip(line, self._earlier_line, strict=True)
             ]
-        line[-1] = max(line[-1], self._done(large).bytes + norms[-1])
+        line[-1] = max(line[-1], self._after_reductions(large).bytes + norms[-1])
         return [shared + most for most in line]
 
 

@@ -205,7 +205,7 @@ class FlatPeaks:
     def _highest_point(self, points: list[tuple[Point, _Alive]], large: list[Large], share: _Share) -> PeakPoint:
         """Return the peak point of some points, of an earlier micro-batch, and of the end of the backward pass."""
         earlier = [] if self._earlier is None else [(self._earlier.intervals[0], _NOTHING)]
-        every = (*earlier, *points, (self._done(large), share.reduced))
+        every = (*earlier, *points, (self._after_reductions(large), share.reduced))
         candidates = [(point.bytes + alive.bytes, point, alive.tensors) for point, alive in every]
         return max(candidates, key=itemgetter(0))
 
@@ -217,7 +217,7 @@ class FlatPeaks:
             freed = sum(gradient.bytes for gradient in large if gradient.interval < start)
             yield max(intervals[start:end], key=_SIZE).without(freed), own if start > first else _NOTHING
 
-    def _done(self, large: list[Large]) -> Point:
+    def _after_reductions(self, large: list[Large]) -> Point:
         """Return the moment after the last reduction, before the bucket is freed, without large gradients."""
         return (
             self._done_by_others.without(sum([gradient.bytes for gradient in large])) if large else self._done_by_others
@@ -249,19 +249,19 @@ class FlatPeaks:
         return max(rank.peaks)
 
     @cached_property
-    def _highest(self) -> list[int]:
+    def _highest_peaks(self) -> list[int]:
         """Each rank's highest peak."""
         return [max(rank.peaks) for rank in self.ranks]
 
     @cached_property
     def peak_rank(self) -> Rank:
         """The rank with the highest peak, the first one if several have it."""
-        return self.ranks[self._highest.index(max(self._highest))]
+        return self.ranks[self._highest_peaks.index(max(self._highest_peaks))]
 
     @property
     def spread(self) -> int:
         """The bytes by which the highest peaks of the ranks differ."""
-        return max(self._highest) - min(self._highest)
+        return max(self._highest_peaks) - min(self._highest_peaks)
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Return the peaks of the forward pass, the backward pass and the optimizer step of the peak rank."""
@@ -316,7 +316,9 @@ class FlatPeaks:
             line = [
                 max(most, *(size for _, size in points)) for most, points in zip(line, self._earlier_line, strict=True)
             ]
-        line[-1] = max(line[-1], self._done(self._large.get(number, [])).bytes + _bytes(self._state.reduced_on(number)))
+        line[-1] = max(
+            line[-1], self._after_reductions(self._large.get(number, [])).bytes + _bytes(self._state.reduced_on(number))
+        )
         return [shared + most for most in line]
 
     @cached_property

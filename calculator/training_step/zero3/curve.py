@@ -47,7 +47,7 @@ class Curve:
         windows = self._recording.windows
         return len(windows) > 1 and repeats[1] == windows[1].copies
 
-    def of(self, repeats: tuple[int, ...]) -> Sequence[int]:
+    def without_copies(self, repeats: tuple[int, ...]) -> Sequence[int]:
         """Return the bytes before each event, without what copies add."""
         return self._in_last if self._is_last(repeats) else self._bytes
 
@@ -57,7 +57,7 @@ class Curve:
 
     def at(self, position: int, repeats: tuple[int, ...]) -> int:
         """Return the bytes at a position, after all frees there."""
-        return self.of(repeats)[position] + self.added(repeats) - self.freed.get(position, 0)
+        return self.without_copies(repeats)[position] + self.added(repeats) - self.freed.get(position, 0)
 
     def last_event(self, moment: PeakMoment) -> int:
         """Return the position after the last event before a moment.
@@ -74,7 +74,7 @@ class Curve:
         recording = self._recording
         left = carried
         if left is None and self._is_last(moment.repeats):
-            kind_of_row = recording.storages.kinds.of_row
+            kind_of_row = recording.storages.kinds.kind_of_row
             left = StorageCounts(
                 recording.storages, {kind_of_row[row]: -1 for row in recording.retained_at(moment.event)}
             )

@@ -78,7 +78,7 @@ def peak_of_batches(recording: Recording, batches: Sequence[Batch]) -> tuple[Mom
 def peak_of_batch(recording: Recording, batch: Batch) -> tuple[Moment, int]:
     """Return the peak moment of a batch, and the bytes that are gathered at that moment."""
     alive = [0, *accumulate(recording.curve.changes)]
-    at, gathered = 0, batch.found
+    at, gathered = 0, batch.gathered_before
     most = event = gathered_then = 0
     for moment in (*batch.moments, GatherMoment(len(alive) - 1, 0, 0)):
         before = max(range(at, moment.position + 1), key=alive.__getitem__)

@@ -50,4 +50,4 @@ def other_rows(batch: MicroBatchRun) -> list[OtherRows]:
 def counted(batch: MicroBatchRun, rows: list[int]) -> StorageCounts:
     """Count rows of the allocation log by their kinds."""
     storages = batch.recording.storages
-    return StorageCounts(storages, Counter(storages.kinds.of_row[row] for row in rows))
+    return StorageCounts(storages, Counter(storages.kinds.kind_of_row[row] for row in rows))

@@ -132,7 +132,7 @@ class Passes:
             return False
         self._bucket.take(ready, elements, times)
         curve, repeats = self._curve, track.segment.repeats
-        base = curve.of(repeats)
+        base = curve.without_copies(repeats)
         gathered = max([track.before, *map(_MOST, track.moments)])
         ((_, _, size),) = self._peak_moments(base, start + 1, end + 1)
         bound = size + gathered + track.more + curve.added(repeats)
@@ -148,7 +148,7 @@ class Passes:
         moments = [moment for moment in track.moments if moment[3] is None]
         positions, mosts, afters, *_ = zip(*moments, strict=True) if moments else ((), (), ())
         curve, repeats = self._curve, track.segment.repeats
-        own, before_events, at_events = self._at_events(positions, curve.of(repeats), track.segment)
+        own, before_events, at_events = self._at_events(positions, curve.without_copies(repeats), track.segment)
         gathered = (track.before, *afters)
         between, at = [*map(add, before_events, gathered)], [*map(add, at_events, mosts)]
         most, most_at = max(between), max(at, default=-1)
@@ -189,7 +189,7 @@ class Passes:
     def _read_peaks(self, track: Track) -> None:
         """Read the gradients of a segment, and the peak moments before, between and after them."""
         curve, repeats = self._curve, track.segment.repeats
-        added, base, freed = curve.added(repeats), curve.of(repeats), curve.freed
+        added, base, freed = curve.added(repeats), curve.without_copies(repeats), curve.freed
         at, gathered = track.segment.start, track.before
         most, highest, known, of = -1, (0, 0, 0), self._peaks_by_range, id(base)
         for position, own, after, gradient, is_event, _ in track.moments:
@@ -227,22 +227,22 @@ class Passes:
     def _readings(self, track: Track) -> Iterator[Reading]:
         """Yield the peak moments between two events of a segment, and the moments at its events."""
         curve, repeats = self._curve, track.segment.repeats
-        added, base, freed = curve.added(repeats), curve.of(repeats), curve.freed
+        added, base, freed = curve.added(repeats), curve.without_copies(repeats), curve.freed
         at, gathered = track.segment.start, track.before
         # Between events at which nothing happens, no moment is fuller. These events only delimit the spans of a line.
         moments = track.all_moments() if self._keeps_moments else track.moments
         for position, most, after, gradient, is_event, _ in moments:
             if position > at:
-                yield from self._between(base, at + 1, position + 1, added + gathered, gathered)
+                yield from self._peaks_between(base, at + 1, position + 1, added + gathered, gathered)
                 at = position
             if is_event:
                 size = base[position] + added - freed.get(position, 0) + most
                 yield Reading(position, position, size, most, gradient)
             gathered = after
         if track.segment.end > at:
-            yield from self._between(base, at + 1, track.segment.end + 1, added + gathered, gathered)
+            yield from self._peaks_between(base, at + 1, track.segment.end + 1, added + gathered, gathered)
 
-    def _between(self, base: Sequence[int], start: int, end: int, more: int, gathered: int) -> Iterator[Reading]:
+    def _peaks_between(self, base: Sequence[int], start: int, end: int, more: int, gathered: int) -> Iterator[Reading]:
         """Yield the peak moments of a range of events."""
         for first, at, size in self._peak_moments(base, start, end):
             yield Reading(first, at, size + more, gathered)

@@ -84,19 +84,19 @@ class LoggedGathering(Gathering):
 
     def _started(self) -> Live:
         #: The changes of each micro-batch of the last step, and the changes at its end.
-        self.of_passes: list[list[Change]] = []
+        self.changes_by_pass: list[list[Change]] = []
         self.at_end: list[Change] = []
         self._log = LoggedLive()
         return self._log
 
     def _micro_batches(self, count: int, micro_batches: int) -> None:
-        self.of_passes = []
+        self.changes_by_pass = []
         super()._micro_batches(count, micro_batches)
 
     def _pass(self, program: Program, micro_batches: int) -> list[Track]:
         self._log.changes = []
         tracks = super()._pass(program, micro_batches)
-        self.of_passes.append(self._log.changes)
+        self.changes_by_pass.append(self._log.changes)
         return tracks
 
     def _end_step(self) -> None:
@@ -165,8 +165,8 @@ class PartitionedStep:
         }
         self._rows: dict[int, int] = {}
         bucket = LoggedBucket(state, self.events, self._reductions)
-        for number, changes in enumerate(gathering.of_passes):
-            bucket.is_last = number == len(gathering.of_passes) - 1
+        for number, changes in enumerate(gathering.changes_by_pass):
+            bucket.is_last = number == len(gathering.changes_by_pass) - 1
             self._micro_batch(changes, bucket, gathering.program.end)
         self._change(change for change in gathering.at_end if not change.is_allocated)
         self.update = len(self.events.events)
@@ -227,7 +227,7 @@ def _gathering(state: PartitionedState, tape: Tape, repetition: Repetition) -> L
     followed = Followed(repetition=repetition, before=repetition.copies + 1, skipped=0)
     parameters = state.parameters(followed)
     return LoggedGathering(
-        Program(tape, (), followed, [*parameters.own, *parameters.of_second], substitutes_of(state.prepared)),
+        Program(tape, (), followed, [*parameters.own, *parameters.second], substitutes_of(state.prepared)),
         followed,
         parameters,
         (state.sizes, state.sizes_of_second),

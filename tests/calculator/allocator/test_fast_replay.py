@@ -121,7 +121,7 @@ def test_requests_that_differ_in_length_share_chunks_while_no_tensor_changes_its
         body = {"model": model, "method": {"name": "lora"}, "training": {"sequence_length": length}}
         resident = resident_state(parse_request(body), series)
         assert peak_reserved(resident, WORKSPACES[CARDS[0]]) == full_peak_reserved(resident, WORKSPACES[CARDS[0]])
-        cuts += [cut for cut in resident.unrolled.of(resident.prepared).known.values() if cut not in cuts]
+        cuts += [cut for cut in resident.unrolled.micro_batch(resident.prepared).known.values() if cut not in cuts]
     assert 1 < len(cuts) < 7
 
 

@@ -28,7 +28,7 @@ def recording():
 
 def test_rows_with_equal_name_shape_dtype_and_component_are_of_one_kind():
     storages = storages_of(tape())
-    assert storages.kinds.of_row == [0, 1, 0]
+    assert storages.kinds.kind_of_row == [0, 1, 0]
     assert [storages.allocation(kind)[0] for kind in (0, 1)] == ["first", "second"]
     assert storages.rows == tape().rows
     assert storages.sizes_of_rows == [1024, 2048, 1024]

@@ -50,7 +50,7 @@ def test_a_run_that_certainly_fits_equals_its_replay_on_the_device(large, monkey
     """Without a replay on the device, if what it reserves without a limit is less than the device has."""
     result = large.fit.outcome.result()
     request = parse_request({**SMALL, "device": {"memory_bytes": 48 * GIB}})
-    monkeypatch.setattr(DeviceReplay, "_certain", lambda *_: None)
+    monkeypatch.setattr(DeviceReplay, "_verdict_without_replay", lambda *_: None)
     assert estimate(request, SeriesCache()).fit.outcome.result() == result
 
 

@@ -63,7 +63,7 @@ def test_shards_are_refused_with_the_librarys_reason_unless_they_are_modeled(opt
     request = parse_request(body(optimizer, device={"count": 2, "sharding": sharding}, autocast="bfloat16"))
     facts = OPTIMIZERS[optimizer]
     reason = facts.refuses_fsdp if sharding == "fsdp" else facts.refuses_zero
-    if facts.of_shards and not reason:
+    if facts.updates_shards and not reason:
         assert estimate(request).memory.peak_allocated_bytes
         return
     with pytest.raises(PlanError, match=r"training\.optimizer: "):

@@ -78,9 +78,9 @@ def test_answers_of_several_threads_are_those_of_one():
 
 def test_a_kind_is_lent_to_one_request_at_a_time():
     recent, request = RecentSeries(), parse_request(LORA)
-    with recent.lent(request) as (_, first), recent.lent(request) as (_, second):
+    with recent.borrow(request) as (_, first), recent.borrow(request) as (_, second):
         assert first is not second
-    with recent.lent(request) as (_, third):
+    with recent.borrow(request) as (_, third):
         assert third is first
 
 
@@ -89,11 +89,11 @@ def test_the_cache_is_bounded_and_drops_the_oldest_kind():
     requests = [parse_request({**LORA, "training": {"dtype": dtype}}) for dtype in ("bfloat16", "float16", "float32")]
     lent = []
     for request in requests:
-        with recent.lent(request) as (_, series):
+        with recent.borrow(request) as (_, series):
             lent.append(series)
-    with recent.lent(requests[2]) as (_, series):
+    with recent.borrow(requests[2]) as (_, series):
         assert series is lent[2]
-    with recent.lent(requests[0]) as (_, series):
+    with recent.borrow(requests[0]) as (_, series):
         assert series not in lent
 
 
@@ -114,9 +114,9 @@ def test_a_config_is_kept_as_text():
 def test_a_refused_request_leaves_no_cache():
     recent = RecentSeries()
     request = parse_request(LORA)
-    with pytest.raises(ZeroDivisionError), recent.lent(request) as (_, series):
+    with pytest.raises(ZeroDivisionError), recent.borrow(request) as (_, series):
         1 // 0  # noqa: B018  something fails
-    with recent.lent(request) as (_, other):
+    with recent.borrow(request) as (_, other):
         assert other is not series
 
 
@@ -140,7 +140,7 @@ def test_the_first_answer_is_traced_by_the_rule_on_one_gpu():
         request = parse_request({**LORA, **body, "training": {"dtype": "float16"}})
         RECENT_SERIES.clear()
         estimate(request)
-        with RECENT_SERIES.lent(request) as (_, series):
+        with RECENT_SERIES.borrow(request) as (_, series):
             assert any(run.traces for run in series.traces.runs.values()) is traced
 
 

@@ -125,7 +125,9 @@ def test_the_smallest_gpu_of_a_miss_is_one_of_as_many_gpus():
     miss = planned({"model": "meta-llama/Llama-3.1-405B", "device": device, "reserved": "rule"}).miss
     assert (miss.card_request.device.count, miss.card_request.device.sharding) == (8, "zero3")
     assert miss.card_fit.verdict is Verdict.FITS
-    assert estimate(replace(miss.card_request, device=miss.card_request.device.alone)).fit.verdict is not Verdict.FITS
+    assert (
+        estimate(replace(miss.card_request, device=miss.card_request.device.on_one_gpu)).fit.verdict is not Verdict.FITS
+    )
 
 
 def test_shardings_are_compared_by_the_rule_and_the_chosen_one_is_replayed():

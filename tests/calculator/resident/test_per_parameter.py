@@ -31,7 +31,11 @@ def test_several_names_and_times_are_counted_each():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_an_optimizers_states_are_those_that_it_names_for_each_parameter(optimizer):
     created = [*tensors(optimizer_states([FROZEN, *TRAINED], optimizer))]
-    named = [f"{of.name}: {state[0]}" for of in TRAINED for state in optimizer.of(of.name).states(of.shape, of.dtype)]
+    named = [
+        f"{of.name}: {state[0]}"
+        for of in TRAINED
+        for state in optimizer.for_parameter(of.name).states(of.shape, of.dtype)
+    ]
     shared = [state[0] for state in optimizer.shared_states(of.shape for of in TRAINED)]
     assert [state.name for state in created] == named + shared
     assert sum(state.bytes for state in optimizer_states(TRAINED, optimizer)) == sum(state.bytes for state in created)

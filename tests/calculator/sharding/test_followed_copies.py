@@ -120,8 +120,8 @@ def test_recorded_calls_gather_the_same_as_all_events(draw, seed, monkeypatch):
     monkeypatch.setattr(gathering.Gathering, "_knows_calls", False)
     at_events = training_step(request).partitioned.gathering
     assert bytes_of(at_calls) == bytes_of(at_events)
-    assert any(at_calls._recorded_copies._of_windows.values())
-    assert not at_events._recorded_copies._of_windows
+    assert any(at_calls._recorded_copies._copies_by_window.values())
+    assert not at_events._recorded_copies._copies_by_window
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])

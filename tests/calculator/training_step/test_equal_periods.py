@@ -70,7 +70,7 @@ def test_every_layer_is_interpreted_if_periods_free_different_numbers_of_tensors
 
 def test_rows_of_neighboring_periods_have_to_adjoin():
     """Only then is it certain where the rows of the periods between them are freed."""
-    assert equal_periods._adjoin([7, ~1, ~2, ~3, ~4, 8], {1: 3, 2: 4})
-    assert equal_periods._adjoin([7, ~3, ~4, ~1, ~2, 8], {1: 3, 2: 4})
-    assert not equal_periods._adjoin([~1, 7, ~3], {1: 3})
-    assert not equal_periods._adjoin([~1, ~2, ~4, ~3], {1: 3, 2: 4})
+    assert equal_periods._are_adjacent([7, ~1, ~2, ~3, ~4, 8], {1: 3, 2: 4})
+    assert equal_periods._are_adjacent([7, ~3, ~4, ~1, ~2, 8], {1: 3, 2: 4})
+    assert not equal_periods._are_adjacent([~1, 7, ~3], {1: 3})
+    assert not equal_periods._are_adjacent([~1, ~2, ~4, ~3], {1: 3, 2: 4})

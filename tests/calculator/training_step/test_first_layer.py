@@ -83,7 +83,11 @@ def test_a_skipped_first_layer_gives_the_figures_of_an_interpreted_one():
     assert len(skipping) > 15
     for shortened in skipping:
         prepared = shortened.resident.prepared
-        assert figures(shortened) == figures(shortened.whole), (prepared.model.id, prepared.method, prepared.training)
+        assert figures(shortened) == figures(shortened.with_every_layer), (
+            prepared.model.id,
+            prepared.method,
+            prepared.training,
+        )
 
 
 @pytest.mark.parametrize(("r", "length"), [(8, 2048), (512, 16)])
@@ -92,8 +96,8 @@ def test_a_checkpointed_layer_with_a_gradient_represents_a_first_one_without(r, 
     training = {"trainer": "torchtune", "adapter_dtype": "model", "sequence_length": length}
     found = step(lora(r=r, target_modules=targets), {**training, "gradient_checkpointing": True}, SMALL_LLAMA)
     assert found.run.copies.bounds_first == (length == 2048 and targets != ["o_proj"])
-    assert figures(found) == figures(found.whole)
-    assert timeline(found, found.peaks())() == timeline(found.whole, found.whole.peaks())()
+    assert figures(found) == figures(found.with_every_layer)
+    assert timeline(found, found.peaks())() == timeline(found.with_every_layer, found.with_every_layer.peaks())()
 
 
 def test_the_peak_of_a_checkpointed_first_layer_follows_from_a_layer_with_a_gradient():
@@ -128,7 +132,7 @@ def test_a_checkpointed_first_layer_whose_peak_is_not_certain_is_interpreted(mon
 def test_the_timeline_shows_every_layer():
     training = step(lora())
     moments = timeline(training, training.peaks())
-    assert moments == timeline(training.whole, training.whole.peaks())
+    assert moments == timeline(training.with_every_layer, training.with_every_layer.peaks())
     assert {moment.operation for moment in moments()} >= {f"layer {n}" for n in range(32)}
 
 
@@ -162,7 +166,7 @@ def test_a_factor_is_not_saved_if_the_other_factor_needs_no_gradient():
 def test_a_first_layer_that_the_next_does_not_determine_is_interpreted(method, training):
     interpreted = step(method, training)
     assert interpreted.recording.first is None
-    assert interpreted.whole is interpreted
+    assert interpreted.with_every_layer is interpreted
 
 
 def test_a_first_layer_that_may_contain_the_peak_is_interpreted(monkeypatch):
@@ -197,7 +201,7 @@ def test_reserved_memory_counts_every_layer_if_the_first_could_need_more():
     method = lora(r=32, target_modules=["o_proj", "qkv_proj"])
     skipping = step(method, {**training, "adapter_dtype": "model"}, {"config": PHI3})
     assert first_layer_bound.counts(skipping.run.copies, skipping.run.storages.equal_sizes)
-    assert estimate_reserved(skipping, (512, 512)) == estimate_reserved(skipping.whole, (512, 512))
+    assert estimate_reserved(skipping, (512, 512)) == estimate_reserved(skipping.with_every_layer, (512, 512))
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_a_bound_that_reaches_the_peak_has_the_decoder_interpreted() -> None:
     assert skipped_passes.is_determined(step.recording)
     step.run.copies.skipped = [[(0, 1 << 40)]]
     assert not skipped_passes.is_determined(step.recording)
-    assert not step.whole.skips_passes
+    assert not step.with_every_layer.skips_passes
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

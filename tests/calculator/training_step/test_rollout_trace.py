@@ -51,7 +51,7 @@ def test_passes_of_a_trace_are_those_of_each_length() -> None:
     traces_by_size: SizeCache[tuple[StepPass, ...]] = SizeCache(traces_first=True)
     for length in (700, 1300, 900):
         prepared = _prepared("meta-llama/Llama-3.2-1B", sequence_length=length, max_completion_length=400)
-        found = traces_by_size.of(prepared, rolled_out_in_step, RolloutTrace)
+        found = traces_by_size.result(prepared, rolled_out_in_step, RolloutTrace)
         assert found is not None
         _compare(found, prepared)
     assert len(traces_by_size.traces) == 1

@@ -65,7 +65,7 @@ def test_figures_do_not_depend_on_whether_a_reference_is_interpreted(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = _figures(BODIES[name])
-    monkeypatch.setattr(model_passes, "may_follow", lambda *_: False)
+    monkeypatch.setattr(model_passes, "may_derive_reference", lambda *_: False)
     assert _figures(BODIES[name]) == found
 
 

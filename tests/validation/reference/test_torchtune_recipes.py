@@ -24,7 +24,7 @@ def test_a_recipes_step_is_that_of_its_case(name):
 
 
 def test_random_requests_are_of_torchtune_and_most_are_answered():
-    cases = drawn(1, 10, (), of_torchtune=True)
+    cases = drawn(1, 10, (), torchtune_only=True)
     assert {case.request["training"]["trainer"] for case in cases} == {"torchtune"}
     assert len(cases) < 25
 

@@ -35,12 +35,12 @@ OPERATIONS = {
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_new_tensors_have_the_layouts_of_the_kernels(name, monkeypatch):
-    monkeypatch.setattr(repeated_operations, "_FOUND", {})
+    monkeypatch.setattr(repeated_operations, "_KNOWN", {})
     func, args, kwargs = OPERATIONS[name]
     expected = described(func(*args, **kwargs))
     first, second = (run(func, args, kwargs) for _ in range(2))
     assert described(first) == described(second) == expected
-    assert len(repeated_operations._FOUND) == 1
+    assert len(repeated_operations._KNOWN) == 1
     assert first is not second
 
 

@@ -50,9 +50,9 @@ UNKNOWN = ("fast_kernels", "fast_kernels_and_fused_head", "logits", "mean_of_log
 def questions() -> Iterator[dict[str, Any]]:
     """Yield a question for each peak that a request expresses; no peer estimates points inside a step."""
     for measurement in measurements():
-        found = question(measurement)
-        if found is not None:
-            yield found
+        answerable = question(measurement)
+        if answerable is not None:
+            yield answerable
 
 
 def question(measured: Measurement) -> dict[str, Any] | None:

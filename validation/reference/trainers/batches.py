@@ -38,8 +38,10 @@ def task_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
 
 def _row(tensors: list[BatchTensor], training: Training, row: int) -> dict[str, torch.Tensor]:
     """Return one example of a batch with these tensors."""
-    made = {name: torch.ones(tuple(map(int, shape[1:])), dtype=getattr(torch, dtype)) for name, shape, dtype in tensors}
-    return {**made, **({"attention_mask": _mask(training, row)} if "attention_mask" in made else {})}
+    example = {
+        name: torch.ones(tuple(map(int, shape[1:])), dtype=getattr(torch, dtype)) for name, shape, dtype in tensors
+    }
+    return {**example, **({"attention_mask": _mask(training, row)} if "attention_mask" in example else {})}
 
 
 def labeled_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:

@@ -98,12 +98,12 @@ class _Addresses:
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref, int]] = {}
         self._count = 0
-        self._of_others = torch.UntypedStorage.data_ptr
+        self._data_ptr = torch.UntypedStorage.data_ptr
 
-    def of(self, storage: torch.UntypedStorage) -> int:
+    def address(self, storage: torch.UntypedStorage) -> int:
         """Return the address of a storage."""
         if storage.device.type != "meta":
-            return int(self._of_others(storage))
+            return int(self._data_ptr(storage))
         key = storage._cdata
         if key not in self._known:
             self._count += 1
@@ -122,7 +122,7 @@ def offloaded_on_meta(streams: Streams, *, on_host: bool = False) -> Iterator[Pi
     memory, addresses = PinnedMemory(), _Addresses()
 
     def data_ptr(storage: torch.UntypedStorage) -> int:
-        return addresses.of(storage)
+        return addresses.address(storage)
 
     def record_stream(tensor: torch.Tensor, _stream: object) -> None:
         memory.recorded.append(tuple(tensor.shape))

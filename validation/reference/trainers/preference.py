@@ -61,8 +61,8 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
         stack.enter_context(refusing("training"))
         stack.enter_context(adapters_on(device, kind.trainer.__module__))
         if kind.has_reference and recipe.precompute_ref_log_probs:  # under FSDP, TRL loads it and frees it again
-            made = lambda *_, **__: loaded(recipe, device).model  # noqa: E731
-            stack.enter_context(mock.patch(f"{kind.trainer.__module__}.create_model_from_path", made))
+            build_reference = lambda *_, **__: loaded(recipe, device).model  # noqa: E731
+            stack.enter_context(mock.patch(f"{kind.trainer.__module__}.create_model_from_path", build_reference))
         for name, replacement in kind.prepared.items():
             stack.enter_context(mock.patch(f"{kind.trainer.__module__}.{name}", replacement))
         trainer = kind.trainer(

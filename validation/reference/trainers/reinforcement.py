@@ -150,10 +150,10 @@ class _Tokens:
         raise _ReadError
 
 
-def _generates(trainer: Any, prompts: list[list[int]], longest: int, of_images: dict[str, Any]) -> None:
+def _generates(trainer: Any, prompts: list[list[int]], longest: int, image_inputs: dict[str, Any]) -> None:
     """Run a trainer's own `generate` until its longest completion is whole.
 
-    `of_images` is what the processor returns in addition to tokens.
+    `image_inputs` is what the processor returns in addition to tokens.
     """
     module = "transformers.generation.utils"
 
@@ -170,7 +170,7 @@ def _generates(trainer: Any, prompts: list[list[int]], longest: int, of_images: 
 
     with mock.patch(f"{module}.StopCheck.__call__", stop), mock.patch.object(owner, "generate", generated):
         names = inspect.signature(trainer._generate_single_turn).parameters
-        others = {"images": None, "multimodal_fields": of_images, "num_generations": trainer.num_generations}
+        others = {"images": None, "multimodal_fields": image_inputs, "num_generations": trainer.num_generations}
         with suppress(_ReadError):
             trainer._generate_single_turn(prompts, **{name: others[name] for name in names if name in others})
 
@@ -203,11 +203,11 @@ def _with_completions(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
         rows = [counts[row % len(counts)] for row in range(len(prompts))]
         shorter = [recipe.request.training.padding and prompt > shortest and count == longest for count in rows]
         given = [[3] * (prompt - tokens) for tokens in shorter]
-        of_images: dict[str, Any] = {}
+        image_inputs: dict[str, Any] = {}
         if has_images:
-            given, of_images = trainer.processing_class.prompts([*map(len, given)])
+            given, image_inputs = trainer.processing_class.prompts([*map(len, given)])
         if not recipe.use_vllm:
-            _generates(trainer, given, longest, of_images)
+            _generates(trainer, given, longest, image_inputs)
         elif sharding == "zero3":
             _gathers_for_vllm(trainer)
         fields = list(kind.fields)

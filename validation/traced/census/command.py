@@ -120,11 +120,13 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     """Return how many types of each task are answered, and by which engine."""
     lines = []
     for task in dict.fromkeys(task for name in model_types() for task in tasks_of(name)):
-        of_task = [listed for listed in rows if task in listed["tasks"]]
-        calculated, traced = (sum(listed["engine"] == name for listed in of_task) for name in ("calculator", "traced"))
+        task_rows = [listed for listed in rows if task in listed["tasks"]]
+        calculated, traced = (
+            sum(listed["engine"] == name for listed in task_rows) for name in ("calculator", "traced")
+        )
         lines.append(
-            f"{task:24} {len(of_task):4} types: {calculated} modeled, {traced} traced,"
-            f" {len(of_task) - calculated - traced} refused"
+            f"{task:24} {len(task_rows):4} types: {calculated} modeled, {traced} traced,"
+            f" {len(task_rows) - calculated - traced} refused"
         )
     return lines
 
@@ -159,14 +161,14 @@ def traced(connection: Connection, model_type: str, seconds: int) -> None:
     def outcome(config: dict[str, Any]) -> dict[str, Any]:
         start = time.process_time()
         body = {"model": {"config": config}, "method": {"name": "full"}, "training": {"sequence_length": TOKENS}}
-        found = engine.answer(parse_request(body))
+        answer = engine.answer(parse_request(body))
         return {
             "engine": "traced",
             "why": None,
             "seconds": round(time.process_time() - start, 1),
-            "unchecked_operations": found.unchecked,
-            "kernel_packages": found.kernel_packages,
-            "guesses": found.guesses,
+            "unchecked_operations": answer.unchecked,
+            "kernel_packages": answer.kernel_packages,
+            "guesses": answer.guesses,
         }
 
     answer: dict[str, Any] = {}

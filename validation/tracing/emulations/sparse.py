@@ -25,10 +25,10 @@ def sparse_mask(dense: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     Source: aten/src/ATen/native/sparse/SparseTensor.cpp, sparse_mask; SparseTensorMath.cpp, _mul_dense_sparse_out.
     """
     one = mask._values().new_empty(1)
-    found = dense.new_empty(mask._nnz())
+    gathered = dense.new_empty(mask._nnz())
     indices = mask._indices().clone()
-    values = torch.empty_like(found)
-    del one, found
+    values = torch.empty_like(gathered)
+    del one, gathered
     return torch.ops.aten._sparse_coo_tensor_with_dims_and_tensors(
         2, 0, mask.shape, indices, values, dtype=dense.dtype, layout=torch.sparse_coo, device=dense.device
     )

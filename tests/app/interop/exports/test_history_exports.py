@@ -21,7 +21,7 @@ def test_the_script_pads_to_the_longest_sample_and_empties_the_cache():
     text = exported("peft").content
     ast.parse(text)
     assert "SEQUENCE_LENGTH = 64" in text
-    assert "shape = (MICRO_BATCH_SIZE, max(map(len, taken)))" in text
+    assert "shape = (MICRO_BATCH_SIZE, max(map(len, batch_paragraphs)))" in text
     assert "if (number - 1) % 5 == 0:" in text
     assert text.index("% 5") < text.index("loss.backward()")
 

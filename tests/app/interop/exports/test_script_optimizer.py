@@ -57,7 +57,7 @@ def test_the_script_of_muon_updates_hidden_matrices_with_it(tmp_path):
     file.write_text(script(request))
     made = runpy.run_path(str(file))["MuonWithAdamW"]
     model = build_model(parse_request(request)).model
-    muon, adamw = made(model, lr=1e-4).both
+    muon, adamw = made(model, lr=1e-4).optimizers
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert type(muon) is torch.optim.Muon
     assert {names[id(param)].split(".")[-2] for group in muon.param_groups for param in group["params"]} == {

@@ -114,8 +114,8 @@ def test_deepspeed_gets_the_plan():
     found = json.loads(others(export(request("zero1", micro_batch_size=4, deepspeed=ZERO), "peft"))["deepspeed.json"])
     assert found["zero_optimization"] == {"stage": 1, "reduce_bucket_size": "auto", "overlap_comm": True}
     assert (found["train_micro_batch_size_per_gpu"], found["train_batch_size"]) == (4, 8)
-    of_trainer = deepspeed_config(request("zero1", micro_batch_size=4), of_trainer=True)
-    assert {of_trainer[key] for key in found if key.startswith("train")} == {"auto"}
+    for_trainer = deepspeed_config(request("zero1", micro_batch_size=4), has_trainer=True)
+    assert {for_trainer[key] for key in found if key.startswith("train")} == {"auto"}
 
 
 @pytest.mark.parametrize(
