@@ -100,10 +100,10 @@ def _mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
 
 @saves_factors(1, 0)
 def _addmm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Saves mat1, then mat2. Computes their gradients in this order."""
-    left, right, _ = node.edges
+    """Saves mat1, then mat2. Computes their gradients in this order. The engine sums that of a trained bias."""
+    left, right, *bias = node.edges
     x_grad = None if left is None else _input_gradient(grad, left)
-    return x_grad, None if right is None else _weight_gradient(grad, right), grad  # the engine sums the bias's
+    return x_grad, None if right is None else _weight_gradient(grad, right), *([grad] if bias else [])
 
 
 def _input_gradient(grad: Tensor, edge: Edge) -> Tensor:

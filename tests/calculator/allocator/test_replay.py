@@ -125,7 +125,7 @@ def test_a_gpu_without_flash_attention_reserves_what_its_own_kernels_need():
     body = LLAMA_8B | {"method": {"name": "full"}, "training": {"dtype": "float16"}, "reserved": "replay"}
     t4, l4 = (estimate(parse_request(body | {"device": {"gpu": gpu}})).memory for gpu in ("t4", "l4"))
     assert t4.peak_allocated_bytes == l4.peak_allocated_bytes
-    assert t4.peak_reserved_bytes == pytest.approx(0.989 * l4.peak_reserved_bytes, rel=0.001)
+    assert t4.peak_reserved_bytes == pytest.approx(0.9986 * l4.peak_reserved_bytes, rel=0.0001)
 
 
 def test_a_run_stops_growing():

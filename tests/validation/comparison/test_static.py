@@ -14,7 +14,14 @@ SHARDED = (CASE_FILES / "sharded.jsonl", *(CASE_FILES / "sharded").glob("*.jsonl
 OF_4_BITS = {"zero3-bloom-qlora", "zero3-images-internvl-qlora-float32", "zero3-qlora-first-layer-trained-bias"}
 
 #: Runs of adapters, whose flat tensor and buffers are theirs, and of gradients on the host.
-OF_ADAPTERS = {"zero3-003", "zero3-pvera", "zero3-trainable-tokens", "trl-sft-zero3-2051-27", "trl-grpo-zero3-45009-1"}
+OF_ADAPTERS = {
+    "zero3-003",
+    "zero3-011",
+    "zero3-pvera",
+    "zero3-trainable-tokens",
+    "trl-sft-zero3-2051-27",
+    "trl-grpo-zero3-45009-1",
+}
 ON_HOST = {"zero3-prefix-611039-38", "zero3-99101-79"}
 
 #: Runs that partition persistent weights once they have generated.
