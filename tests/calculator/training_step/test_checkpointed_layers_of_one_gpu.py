@@ -82,7 +82,7 @@ def test_a_replay_records_layers_again(config, method, training, recorded_layers
     model = prepared(config, method, training)
     found = without_collections(unrolled)(model).events()
     assert recorded_layers
-    monkeypatch.setattr(CheckpointedLayers, "of", lambda _: None)
+    monkeypatch.setattr(CheckpointedLayers, "from_context", lambda _: None)
     every = without_collections(unrolled)(model).events()
     assert (found.rows, ordered(found)) == (every.rows, ordered(every))
 

@@ -90,7 +90,7 @@ def test_layers_that_are_recorded_again_have_the_events_of_layers_that_run(
     _interpret_first_periods(monkeypatch)
     request = _request(model, "trl-rloo", sequence_length=5000, max_completion_length=400, autocast=autocast)
     recorded = _tapes(request)
-    monkeypatch.setattr(RecordedLayers, "of", lambda *_: None)
+    monkeypatch.setattr(RecordedLayers, "from_context", lambda *_: None)
     for tape, expected in zip(recorded, _tapes(request), strict=True):
         assert (tape.rows, tape.events, tape.marks) == (expected.rows, expected.events, expected.marks)
 
