@@ -122,7 +122,7 @@ def test_an_answer_with_derived_peaks_is_that_of_interpreted_passes(monkeypatch:
     request = _request(LORA, HEADS)
     memory = estimate(request, SeriesCache(), whole=True).memory
     figures = memory.phases, memory.timeline, memory.peak_reserved_bytes, [part.rows for part in memory.components]
-    monkeypatch.setattr("calculator.training_step.step.DerivedRollout.of", lambda *_: None)
+    monkeypatch.setattr("calculator.training_step.step.DerivedRollout.from_run", lambda *_: None)
     memory = estimate(request, SeriesCache(), whole=True).memory
     assert figures == (
         memory.phases,
