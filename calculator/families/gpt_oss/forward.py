@@ -50,8 +50,10 @@ def _with_sinks(sinks: Tensor, context: Context, query: Tensor, key: Tensor, val
     combined_logits = _less_the_largest(combined_logits)
     probs = ops.softmax(combined_logits, combined_logits.dtype)
     kept = ops.narrow(probs, scores)
-    attn_weights = ops.dropout(kept, context.attention_dropout, "probabilities, dropped")
-    attn_weights = ops.cast(attn_weights, value_states.dtype, "probabilities")
+    # One expression, as in transformers: the scores live until the probabilities are cast.
+    attn_weights = ops.cast(
+        ops.dropout(kept, context.attention_dropout, "probabilities, dropped"), value_states.dtype, "probabilities"
+    )
     return attention.weigh_values(context, attn_weights, value_states)
 
 
