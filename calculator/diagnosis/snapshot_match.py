@@ -6,7 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calculator.common.dtype import rounded
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.common.names import ComponentName
     from calculator.devices.outcome import ReplayPhase
     from calculator.diagnosis.journal import Journal, Kind
@@ -56,10 +60,16 @@ class SnapshotMatch:
 
 
 def match_snapshot(journal: Journal, snapshot: Snapshot) -> SnapshotMatch:
-    """Find the moment at which the fewest bytes differ between the live tensors and the snapshot's blocks."""
-    place = _closest(journal, snapshot.blocks)
+    """Find the moment at which the fewest bytes differ between the live tensors and the snapshot's blocks.
+
+    If several moments are equal, it is one after which the request follows that failed.
+    """
+    following = _precede_failed_request(journal, snapshot)
+    place = _closest(journal, snapshot, following)
     event = journal.log[place]
-    request = journal.requests[max(event, ~event)]
+    # A tensor may be freed in another phase than that in which it was requested.
+    latest = journal.log[place + 1] if following[place] else max(journal.log[: place + 1])
+    request = journal.requests[latest]
     alive: dict[int, Counter[Kind]] = {}
     components: dict[ComponentName, int] = {}
     for number in journal.alive_requests(place + 1):
@@ -74,7 +84,7 @@ def match_snapshot(journal: Journal, snapshot: Snapshot) -> SnapshotMatch:
         snapshot=snapshot,
         step=request.step,
         phase=request.phase,
-        tensor=request.kind.name,
+        tensor=journal.requests[max(event, ~event)].kind.name,
         same_bytes=sum(match.size * min(match.blocks, match.tensors) for match in sizes),
         other_bytes=sum(match.size * max(0, match.blocks - match.tensors) for match in sizes),
         missing_bytes=sum(match.size * max(0, match.tensors - match.blocks) for match in sizes),
@@ -85,12 +95,16 @@ def match_snapshot(journal: Journal, snapshot: Snapshot) -> SnapshotMatch:
     )
 
 
-def _closest(journal: Journal, blocks: Counter[int]) -> int:
-    """Return the position in the log after which the fewest bytes differ, the first one if several are equal."""
-    left = Counter(blocks)
-    differing = sum(size * count for size, count in blocks.items())
-    best, place = differing + 1, 0
-    for position, event in enumerate(journal.log):
+def _closest(journal: Journal, snapshot: Snapshot, following: Sequence[bool]) -> int:
+    """Return the position in the log after which the fewest bytes differ.
+
+    If several are equal, return the first one that the failed request follows, or else the first one. `following`:
+    whether it follows each position.
+    """
+    left = Counter(snapshot.blocks)
+    differing = sum(size * count for size, count in left.items())
+    best, place = (differing + 1, False), 0
+    for position, (event, fails) in enumerate(zip(journal.log, following, strict=True)):
         size = journal.requests[max(event, ~event)].size
         if event >= 0:
             differing += -size if left[size] > 0 else size
@@ -98,9 +112,15 @@ def _closest(journal: Journal, blocks: Counter[int]) -> int:
         else:
             left[size] += 1
             differing += size if left[size] > 0 else -size
-        if differing < best:
-            best, place = differing, position
+        if (differing, not fails) < best:
+            best, place = (differing, not fails), position
     return place
+
+
+def _precede_failed_request(journal: Journal, snapshot: Snapshot) -> list[bool]:
+    """Return for each event whether the next one is a request of the size that failed."""
+    failed = None if snapshot.failed_bytes is None else rounded(snapshot.failed_bytes)
+    return [*(event >= 0 and journal.requests[event].size == failed for event in journal.log[1:]), False]
 
 
 def _match_of_size(size: int, blocks: int, tensors: Counter[Kind]) -> Matched:

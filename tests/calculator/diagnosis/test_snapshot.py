@@ -168,10 +168,11 @@ def test_a_snapshot_without_a_failed_request_needs_the_message():
 
 
 @pytest.mark.parametrize("body", RUNS.values(), ids=RUNS)
-def test_the_snapshot_of_a_replay_identifies_the_moment_of_its_error(body):
+@pytest.mark.parametrize("share", [0.5, 0.7])
+def test_the_snapshot_of_a_replay_identifies_the_moment_of_its_error(body, share):
     answer = estimate(parse_request(body))
     replay = replay_of(answer)
-    capacity = int(0.7 * answer.memory.peak_reserved_bytes)
+    capacity = int(share * answer.memory.peak_reserved_bytes)
     raw = written(replay, capacity, capacity + replay.context_bytes)
     device = {**body.get("device", {}), "memory_bytes": capacity + replay.context_bytes}
     event = estimate(parse_request({**body, "device": device})).fit.out_of_memory
