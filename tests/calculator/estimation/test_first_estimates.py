@@ -16,7 +16,7 @@ LORA = {"name": "lora", "r": 16, "target_modules": "all-linear"}
 @pytest.mark.parametrize(
     ("size", "method", "checkpointed", "lines", "functions"),
     [
-        ("8B", LORA, False, 28_800, 663),
+        ("8B", LORA, False, 28_800, 664),
         ("8B", LORA, True, 29_850, 655),
         ("70B", {**LORA, "name": "qlora"}, False, 32_750, 710),
     ],
