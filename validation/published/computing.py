@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +18,7 @@ import calculator
 from validation.cli.progress import Progress
 from validation.published.results import result
 from validation.random_grid.journal import Journal
+from validation.tracing.isolation import each_in_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,13 +73,7 @@ def _computed(runs: Sequence[list[Measurement]], processes: int) -> Iterator[tup
         yield from ((run, _rows(run)) for run in runs)
         return
     with ProcessPoolExecutor(min(processes, len(runs)), get_context("spawn")) as pool:
-        waiting = {pool.submit(_rows, run): run for run in runs}
-        try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        yield from each_in_pool(pool, _rows, runs)
 
 
 def _rows(run: list[Measurement]) -> list[Result]:

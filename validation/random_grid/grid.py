@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -35,7 +35,7 @@ from validation.random_grid.trainer_requests import (
 )
 from validation.reference.trainers.recipe import TRAINERS
 from validation.tracing import snapshot
-from validation.tracing.isolation import each_alone
+from validation.tracing.isolation import each_alone, each_in_pool
 from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
@@ -197,23 +197,17 @@ def _results(cases: list[Case], processes: int) -> Iterator[tuple[Case, dict[str
 
     A trace with a trainer has a process of its own.
     """
+    numbered = {case.number: case for case in cases}
+    requests = [(number, case.request) for number, case in numbered.items()]
     if cases and cases[0].request["training"].get("trainer"):
-        numbered = {case.number: case for case in cases}
-        requests = [(number, case.request) for number, case in numbered.items()]
         yield from ((numbered[number], result) for (number, _), result in each_alone(_traced, requests, processes))
         return
-    for start in range(0, len(cases), CASES_A_WORKER * processes):
-        batch = cases[start : start + CASES_A_WORKER * processes]
+    for start in range(0, len(requests), CASES_A_WORKER * processes):
+        batch = requests[start : start + CASES_A_WORKER * processes]
         with ProcessPoolExecutor(
             min(processes, len(batch)), get_context("spawn"), initializer=silence_libraries
         ) as pool:
-            waiting = {pool.submit(traced, case.request): case for case in batch}
-            try:
-                for done in as_completed(waiting):
-                    yield waiting[done], done.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            yield from ((numbered[number], result) for (number, _), result in each_in_pool(pool, _traced, batch))
 
 
 def _traced(numbered: tuple[int, dict[str, Any]]) -> dict[str, Any]:
