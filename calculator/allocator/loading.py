@@ -47,9 +47,9 @@ class LoadingOptions(NamedTuple):
 
     Attributes:
         empties_cache: Whether PEFT empties the cache after it has cast the weights of the loaded model to float32.
-        reads_ahead: Whether the next weight is read before the last one is freed, so that free blocks of 4-bit
-            weights' float32 constants are not merged with it. Before transformers 5, a weight is freed as soon as it is
-            quantized, and published peaks in whole blocks (`fms_acceleration`) equal those of merged blocks.
+        reads_ahead: Whether the next weight is allocated before the last one is freed. Then the block of a freed weight
+            does not merge with the free blocks of float32 quantization constants. Before transformers 5, a weight is
+            freed when it is quantized. Published peaks in whole blocks (`fms_acceleration`) equal those of a merge.
         head_in_files: The output head's name in checkpoints, which sort it by that name. Source: transformers 5.24,
             conversion_mapping.py, and core_model_loading.py, convert_and_load_state_dict_in_model.
     """

@@ -107,9 +107,9 @@ class _Phases:
             if event >= 0 and self._shown_equal(recording.row_bytes(event)):
                 places.setdefault(rows[event][0], []).append(place)
         given = self.resting + self.evaluation.resident_bytes + _bytes(ran.given)
-        for match in places.values():
+        for same_tensor in places.values():
             options = [
-                (place, self._closest_batch_count(ran, given + recording.curve.before(place))) for place in match
+                (place, self._closest_batch_count(ran, given + recording.curve.before(place))) for place in same_tensor
             ]
             place, batches = min(
                 options, key=lambda option: abs(self._difference(self._allocated_before(ran, given, *option)))
@@ -118,7 +118,7 @@ class _Phases:
             moment = recording.curve.at(place)
             row = _row(rows[events[place]])
             alive = (*kept, *ran.given, *listed(recording.alive(moment)))
-            yield self._match(ran.phase, row, alive, batch=batches + 1, count=len(match))
+            yield self._match(ran.phase, row, alive, batch=batches + 1, count=len(same_tensor))
 
     def _allocated_before(self, ran: _Pass, given: int, place: int, batches: int) -> int:
         """Return the bytes in use before an event of a pass, after some batches."""
